@@ -15,7 +15,7 @@ from .feedforward import FeedForward
 from .multihead import MultiHeadAttention
 from .workshop.checks import one_of
 
-# %% ../nbs/09_block.ipynb #521213ae
+# %% ../nbs/09_block.ipynb #83d4d127
 class LayerNorm(nn.Module):
     """Centre and scale the last dimension, then a learned scale and offset. (..., d_model) -> the same.
 
@@ -44,7 +44,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(d_model))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)  # x may be bfloat16 under autocast
 
 # %% ../nbs/09_block.ipynb #9a130d44
 def make_norm(norm: str, d_model: int, eps: float = 1e-5, bias: bool = True) -> nn.Module:

