@@ -4,19 +4,56 @@ Names are imported when they are first used, so that `import gptbook` and `gptbo
 """
 
 from importlib import import_module as _import_module
+from importlib.metadata import version as _version
 
-_HOME = {
-    "checks": "workshop.checks",
+_MODULES = {
+    "probability": (
+        "NGram",
+        "best_ngram",
+        "bits_per_byte",
+        "cross_entropy",
+        "entropy",
+        "kl_divergence",
+        "perplexity",
+    ),
+    "tokenizer": (
+        "BPETokenizer",
+        "CharTokenizer",
+        "Tokenizer",
+        "WordTokenizer",
+        "load_tokenizer",
+        "train_tokenizer",
+    ),
+    "data": ("Batches", "Corpus", "Document", "TokenData", "encode_documents", "load_corpus"),
+    "embedding": (
+        "LearnedPositions",
+        "RotaryPositions",
+        "SinusoidalPositions",
+        "TokenEmbedding",
+        "apply_rotary",
+    ),
+    "attention": ("KVCache", "causal_mask", "scaled_dot_product_attention"),
+    "multihead": ("MultiHeadAttention",),
+    "feedforward": ("FeedForward",),
+    "block": ("Block", "LayerNorm", "RMSNorm"),
+    "config": ("GPTConfig", "TrainConfig"),
+    "model": ("GPT", "count_params", "flops_per_token"),
+    "optim": ("AdamW", "warmup_cosine"),
+    "training": ("Run", "load_run", "train"),
+    "sample": ("generate", "generate_text"),
+    "evaluate": ("Evaluation", "evaluate_model", "evaluate_run", "ngram_baseline", "token_losses"),
 }
-
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str):
+    if name == "__version__":
+        return _version("gptbook")
     if name not in _HOME:
         raise AttributeError(f"module 'gptbook' has no attribute {name!r}")
     return getattr(_import_module(f"gptbook.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*globals(), *__all__, "__version__"])

@@ -21,7 +21,7 @@ def causal_mask(n_query: int, n_key: int, device: torch.device | str | None = No
     require(n_query <= n_key, f"{n_query} queries but only {n_key} keys: a query must at least see itself")
     return torch.ones(n_query, n_key, dtype=torch.bool, device=device).tril(n_key - n_query)
 
-# %% ../nbs/06_attention.ipynb #41f9db7e
+# %% ../nbs/06_attention.ipynb #c32c1604
 def scaled_dot_product_attention(
     q: Tensor,
     k: Tensor,
@@ -31,7 +31,7 @@ def scaled_dot_product_attention(
     mask: Tensor | None = None,
     dropout: float = 0.0,
     return_weights: bool = False,
-    fused: bool = True,
+    fused: bool | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """softmax(Q K^T / sqrt(d_k)) V.
 
@@ -44,7 +44,7 @@ def scaled_dot_product_attention(
             A query that may look nowhere gets the output 0.
         dropout: chance that a weight is set to zero (the others are scaled up); use 0 outside training.
         return_weights: also return the weights (B, h, T_q, T_k), before dropout; this takes the plain path.
-        fused: use PyTorch's fused kernel where the weights are not asked for.
+        fused: use PyTorch's fused kernel (never with ``return_weights``); None: wherever it is not the slower one.
 
     Returns (B, h, T_q, d_v), or that and the weights.
     Source: Vaswani et al. 2017, equation 1.
@@ -52,27 +52,30 @@ def scaled_dot_product_attention(
     n_query, n_key = q.shape[-2], k.shape[-2]
     if causal and n_query == 1:
         causal = False  # a single query is the last position and sees every key
-    if fused and not return_weights and mask is None and n_query == n_key:
+    if fused is None:  # the kernel's backward pass is the slower one on a CPU in bfloat16
+        fused = not (q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad and n_key <= 1024)
+    fused = fused and not return_weights
+    if fused and mask is None and n_query == n_key:
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=dropout)
     if causal:
         past = causal_mask(n_query, n_key, q.device)
         mask = past if mask is None else mask & past
-    if fused and not return_weights:
+    if fused:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-    return _plain_attention(q, k, v, mask, dropout, return_weights)
+    out, weights = _plain_attention(q, k, v, mask, dropout)
+    return (out, weights) if return_weights else out
 
-# %% ../nbs/06_attention.ipynb #7132dd6e
-def _plain_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, return_weights: bool
-) -> Tensor | tuple[Tensor, Tensor]:
-    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # (B, h, T_q, d_k) @ (B, h, d_k, T_k) -> (B, h, T_q, T_k)
+# %% ../nbs/06_attention.ipynb #74c1a4c4
+def _plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> tuple[Tensor, Tensor]:
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (B, h, T_q, d_k) @ (B, h, d_k, T_k) -> (B, h, T_q, T_k)
     if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
+        bias = torch.zeros(mask.shape, dtype=scores.dtype, device=scores.device).masked_fill_(~mask, float("-inf"))
+        scores = scores + bias  # the m of the formula: 0 or -inf
     weights = scores.softmax(dim=-1)  # subtracts the row's maximum itself
-    if mask is not None:  # a row that may look nowhere is all -inf, and its softmax is not a number
+    if mask is not None and not mask.any(-1).all():  # a row that may look nowhere is all -inf: its softmax is not a number
         weights = weights.masked_fill(~mask.any(-1, keepdim=True), 0.0)
     out = F.dropout(weights, dropout) @ v  # (B, h, T_q, T_k) @ (B, h, T_k, d_v) -> (B, h, T_q, d_v)
-    return (out, weights) if return_weights else out
+    return out, weights
 
 # %% ../nbs/06_attention.ipynb #5139807f
 class KVCache:

@@ -7,7 +7,7 @@ __all__ = ['HELD_OUT_PLAYS', 'CORPORA', 'TEXT_SUFFIXES', 'clean_text', 'Document
            'plain_play', 'cache_folder', 'fetch', 'CorpusInfo', 'read_text', 'load_corpus', 'write_shard', 'open_shard',
            'encode_documents', 'TokenData', 'Batches']
 
-# %% ../nbs/04_data.ipynb #afdf98e3
+# %% ../nbs/04_data.ipynb #206200ba
 import hashlib
 import importlib.util
 import math
@@ -20,7 +20,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path  # noqa: F811
+from pathlib import Path
 
 import numpy as np
 

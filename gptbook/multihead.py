@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MultiHeadAttention']
 
-# %% ../nbs/07_multihead.ipynb #f93e56dd
-from collections.abc import Callable  # noqa: F811
+# %% ../nbs/07_multihead.ipynb #89e9defc
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn

@@ -1,0 +1,51 @@
+# make gpt   train a GPT on Shakespeare's plays and let it write (five minutes)
+# make test  run all tests
+PYTHON ?= python3
+# More options for pip, for example where to find PyTorch's build without CUDA: see README.md.
+PIP_FLAGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+# nbdev-export and others are found on the PATH
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: gpt test lint site lab execute bench clean
+
+gpt: $(VENV)/.core
+	$(BIN)/python tools/first_gpt.py
+
+test: $(VENV)/.dev
+	$(BIN)/ruff check . gptbook/__init__.py gptbook/__main__.py
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+$(VENV)/bin/python:
+	$(PYTHON) -c "import sys; sys.exit('gptbook needs Python 3.11 or newer; choose one with: make PYTHON=python3.x') if sys.version_info < (3, 11) else None"
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: $(VENV)/bin/python settings.ini constraints.txt
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e ".[corpora]"
+	touch $@
+
+$(VENV)/.book: $(VENV)/.core
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e ".[corpora,book]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.book
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e ".[corpora,book,dev]"
+	touch $@
+
+lab: $(VENV)/.book  ## read and run the notebooks
+	$(BIN)/jupyter lab nbs
+
+execute: $(VENV)/.book  ## run all notebooks in place, export the package, clean the metadata
+	for nb in nbs/[0-9]*.ipynb nbs/workshop/*.ipynb nbs/index.ipynb; do \
+	  $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.coalesce_streams=True $$nb || exit 1; done
+	nbdev-export && nbdev-clean
+
+site: $(VENV)/.book  ## build the book's site into _site with Quarto
+	$(BIN)/python tools/site.py
+
+bench: $(VENV)/.dev  ## compare with named peers in the same run; writes bench-results/
+	$(BIN)/python tools/bench/bpe.py
+
+clean:
+	rm -rf $(VENV) _site _proc bench-results build dist *.egg-info .pytest_cache .hypothesis .ruff_cache

@@ -1,0 +1,249 @@
+"""The command line, as a reader meets it: what it writes, and the one line it has for each mistake."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+TEXT = "ROMEO:\nBut soft, what light through yonder window breaks?\nIt is the east, and Juliet is the sun.\n\n"
+SMALL = "--preset tiny --vocab-size 300 --context-length 16 --batch-size 4 --steps 6 --eval-every 3 --threads 1".split()
+
+
+def gptbook(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+    command = [sys.executable, "-m", "gptbook", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd=cwd, env=environment)
+
+
+def fails(*arguments: str | Path, saying: str, cwd: Path | None = None) -> str:
+    """Exit status 2, nothing on stdout's last lines to be taken for a result, and one line that says it."""
+    done = gptbook(*arguments, cwd=cwd)
+    assert done.returncode == 2, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("gptbook: "), done.stderr
+    assert saying in lines[0], lines[0]
+    return lines[0]
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "play.txt"
+    path.write_text("".join(f"{i}. {TEXT}" for i in range(80)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small finished run; tests that change it take a copy."""
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    done = gptbook("train", "--corpus", text, "--out", folder, *SMALL)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def copied(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "copy"))
+
+
+def test_train_leaves_a_whole_run(run: Path) -> None:
+    names = {p.name for p in run.iterdir()}
+    assert {"run.json", "tokenizer.json", "data", "checkpoints", "best.json", "last.json", "metrics.jsonl"} <= names
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [m["step"] for m in metrics] == [1, 2, 3, 4, 5, 6]
+    assert {"loss", "lr", "grad_norm", "tokens_per_s"} <= metrics[0].keys() and "val_loss" in metrics[2]
+    assert not [p for p in run.rglob("*") if p.name.startswith(".")], "temporary files are left"
+
+
+def test_sample_is_the_same_twice(run: Path) -> None:
+    first, second = (gptbook("sample", run, "--prompt", "ROMEO:", "--seed", "1") for _ in range(2))
+    assert first.returncode == 0 and first.stdout.startswith("ROMEO:") and len(first.stdout) > 20
+    assert first.stdout == second.stdout
+    assert gptbook("sample", run, "--prompt", "ROMEO:", "--seed", "2").stdout != first.stdout
+
+
+def test_sample_several_and_stop(run: Path) -> None:
+    three = gptbook("sample", run, "--prompt", "It", "--num-samples", "3", "--max-new-tokens", "8").stdout
+    texts = three.rstrip("\n").split("\n\n----------\n\n")
+    assert len(texts) == 3
+    second = gptbook("sample", run, "--prompt", "It", "--seed", "1", "--max-new-tokens", "8").stdout.rstrip("\n")
+    assert second == texts[1], "sample i has the seed of the first plus i"
+    stopped = gptbook("sample", run, "--prompt", "It", "--max-new-tokens", "60", "--stop", "e", "\n").stdout
+    assert "e" not in stopped and "\n" not in stopped.rstrip("\n")
+
+
+def test_long_prompt_is_cut_with_notice(run: Path) -> None:
+    done = gptbook("sample", run, "--prompt", TEXT * 3, "--max-new-tokens", "4")
+    assert done.returncode == 0 and "the model sees the last 8" in done.stderr and done.stdout.startswith(TEXT * 3)
+
+
+def test_eval_prints_one_json_line(run: Path) -> None:
+    done = gptbook("eval", run, "--baseline")
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    values = json.loads(line)
+    assert {"loss", "perplexity", "bits_per_byte", "tokens"} <= values.keys()
+    assert 0 < values["ngram"]["bits_per_byte"] < 8 and values["split"] == "val"
+    other = json.loads(gptbook("eval", run, "--split", "train").stdout)
+    assert other["tokens"] > values["tokens"]
+
+
+def test_tokenizer(text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tok.json"
+    done = gptbook("tokenizer", "--corpus", text, "--vocab-size", "290", "--out", out)
+    assert done.returncode == 0 and "290 tokens" in done.stdout
+    before = out.read_bytes()
+    fails("tokenizer", "--corpus", text, "--out", out, saying="exists")
+    fails("tokenizer", "--corpus", text, "--out", tmp_path / "no" / "t.json", saying="does not exist")
+    fails("tokenizer", "--corpus", text, "--vocab-size", "3", "--out", tmp_path / "t.json", saying="3")
+    assert out.read_bytes() == before
+
+
+def test_corpora_and_help_need_no_torch() -> None:
+    code = "import sys; from gptbook.cli import main; main(sys.argv[1:]); print('torch' in sys.modules)"
+    for arguments in (["corpora"], ["--help"], ["train", "--help"]):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+        assert done.stdout.strip().endswith("False"), done.stdout + done.stderr
+    assert "shakespeare" in gptbook("corpora").stdout
+
+
+def test_resume_and_overwrite(copied: Path, text: Path, tmp_path: Path) -> None:
+    before = snapshot(copied)
+    start = ["train", "--corpus", text, "--out", copied, *SMALL]
+    assert "--resume" in fails(*start, saying="holds another run")
+    fails(*start, "--resume", "--overwrite", saying="contradict")
+    fails(*start, "--resume", "--lr", "0.5", saying="--lr")
+    fails("train", "--corpus", "nothing", "--out", copied, "--overwrite", saying="nothing")
+    assert snapshot(copied) == before, "something that was there has changed"
+    done = gptbook(*start, "--resume")  # it is finished: nothing to do, and no harm
+    assert done.returncode == 0, done.stderr
+    assert gptbook(*start, "--overwrite", "--seed", "3").returncode == 0
+    assert json.loads((copied / "run.json").read_text())["train"]["seed"] == 3
+    fails("train", "--corpus", text, "--out", tmp_path / "new", "--resume", *SMALL, saying="no such run folder")
+
+
+def test_folders_that_are_no_runs_are_left_alone(text: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one.jpg").write_bytes(b"x")
+    for more in ([], ["--overwrite"]):
+        fails("train", "--corpus", text, "--out", tmp_path / "photos", *SMALL, *more, saying="holds other files")
+    (tmp_path / "file").write_text("x")
+    fails("train", "--corpus", text, "--out", tmp_path / "file", *SMALL, saying="is a file")
+    assert (tmp_path / "photos" / "one.jpg").read_bytes() == b"x"
+
+
+BAD_CORPORA = {
+    "missing": (None, "no corpus, file or folder"),
+    "empty.txt": (b"", "is empty"),
+    "blank.txt": (b" \n\n ", "is empty"),
+    "short.txt": (b"To be, or not to be.\nThat is it.\n", "too short"),
+    "picture.png": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0", "binary file"),
+    "latin.txt": ("caf\u00e9 ".encode("latin-1") * 500, "offset 3"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CORPORA)
+def test_bad_corpus(name: str, tmp_path: Path) -> None:
+    content, saying = BAD_CORPORA[name]
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    line = fails("train", "--corpus", name, "--out", "out", *SMALL, saying=saying, cwd=tmp_path)
+    assert name in line and ("--encoding" in line) == (name == "latin.txt")
+    assert not (tmp_path / "out").exists(), "a run that could not start leaves no folder"
+
+
+def test_encoding(tmp_path: Path) -> None:
+    (tmp_path / "诗.txt").write_bytes(("不识庐山真面目，只缘身在此山中。\n" * 200).encode("gb18030"))
+    fails("train", "--corpus", "诗.txt", "--out", "out", *SMALL, saying="not utf-8", cwd=tmp_path)
+    fails("train", "--corpus", "诗.txt", "--out", "out", *SMALL, "--encoding", "klingon", saying="klingon", cwd=tmp_path)
+    done = gptbook("train", "--corpus", "诗.txt", "--out", "out", *SMALL, "--encoding", "gb18030", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert gptbook("sample", "out", "--prompt", "不识", cwd=tmp_path).stdout.startswith("不识")
+
+
+@pytest.mark.parametrize(
+    ("options", "saying"),
+    [
+        ("train --corpus x --out y --stepz 3", "--steps"),
+        ("train --corpus x", "--out"),
+        ("train --corpus x --out y --d-model 65 --n-head 4", "not divisible"),
+        ("train --corpus x --out y --steps 0", "steps = 0"),
+        ("train --corpus x --out y --steps many", "many"),
+        ("train --corpus x --out y --preset smal", "small"),
+        ("trian", "train"),
+        ("", "train"),
+        ("sample nowhere", "no such run folder"),
+        ("eval nowhere", "no such run folder"),
+        ("sample nowhere --temprature 1", "--temperature"),
+    ],
+)
+def test_bad_options(options: str, saying: str, tmp_path: Path) -> None:
+    fails(*options.split(), saying=saying, cwd=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "saying"),
+    [
+        ("--temperature", "-0.5", "temperature"),
+        ("--top-p", "0", "top_p"),
+        ("--top-p", "1.5", "top_p"),
+        ("--top-k", "0", "top_k"),
+        ("--min-p", "2", "min_p"),
+        ("--max-new-tokens", "-1", "max_new_tokens"),
+        ("--num-samples", "0", "num_samples"),
+        ("--stop", "", "stop"),
+    ],
+)
+def test_bad_sampling(run: Path, option: str, value: str, saying: str) -> None:
+    fails("sample", run, option, value, saying=saying)
+
+
+def test_damaged_runs(copied: Path, tmp_path: Path) -> None:
+    def refused(saying: str) -> None:
+        for command in ("sample", "eval"):
+            fails(command, copied, saying=saying)
+
+    weights = copied / "checkpoints" / json.loads((copied / "best.json").read_text())["checkpoint"] / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    refused("damaged")
+    weights.unlink()
+    refused("model.safetensors is missing")
+    (copied / "best.json").unlink()
+    refused("no best checkpoint")
+    settings = json.loads((copied / "run.json").read_text())
+    (copied / "run.json").write_text(json.dumps(settings | {"version": 99}))
+    refused("version 99")
+    (copied / "run.json").write_text('{"format": ')
+    refused("not valid JSON")
+    (copied / "run.json").write_text("[]")
+    refused("not of a gptbook run")
+    (copied / "run.json").unlink()
+    refused("run.json")
+    (tmp_path / "empty").mkdir()
+    fails("sample", tmp_path / "empty", saying="not a gptbook run")
+
+
+def test_prompt_longer_than_learned_positions(text: Path, tmp_path: Path) -> None:
+    small = [*SMALL, "--preset", "gpt2", "--n-layer", "1", "--n-head", "2", "--d-model", "16"]
+    assert gptbook("train", "--corpus", text, "--out", tmp_path / "r", *small).returncode == 0
+    fails("sample", tmp_path / "r", "--prompt", TEXT * 3, saying="longer than the context of 16")
+    done = gptbook("sample", tmp_path / "r", "--prompt", "It", "--max-new-tokens", "50")
+    assert done.returncode == 0 and len(done.stdout) > 20, "writing goes on past the context, from its last half"
+
+
+def test_debug_shows_the_traceback(run: Path, monkeypatch: Callable) -> None:
+    monkeypatch.setenv("GPTBOOK_DEBUG", "1")
+    done = gptbook("sample", run, "--top-p", "2")
+    assert done.returncode == 1 and "Traceback" in done.stderr

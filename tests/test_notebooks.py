@@ -1,0 +1,71 @@
+"""Every notebook runs from its first cell to its last, and leaves nothing behind."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from bookfiles import Notebook, notebooks
+
+# About how long they take, in seconds. The longest goes first, so that two workers end together; a new one is
+# taken to be long.
+SECONDS = {
+    "13_training": 200,
+    "03_tokenizer": 33,
+    "07_multihead": 21,
+    "10_model": 20,
+    "01_probability": 18,
+    "04_data": 12,
+    "09_block": 11,
+    "12_optim": 11,
+    "05_embedding": 9,
+    "06_attention": 7,
+    "08_feedforward": 6,
+}
+TIMEOUT = 1800
+SEEN = ("PYTEST_", "COV_")  # settings of this run of pytest that are not the notebooks' business
+
+
+def seconds(notebook: Notebook) -> int:
+    return SECONDS.get(notebook.path.stem, 5 if notebook.name.startswith("workshop/") else 60)
+
+
+NOTEBOOKS = sorted(notebooks(), key=seconds, reverse=True)
+
+
+@pytest.fixture(scope="session")
+def book(copy_of_repository: Callable[[str], Path]) -> Path:
+    """A clean copy of the repository to run in, so that no notebook can touch the real one."""
+    return copy_of_repository("book")
+
+
+def contents(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of every file below ``folder``, caches of bytecode left out."""
+    files = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return {
+        path.relative_to(folder).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns) for path in files
+    }
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.name)
+def test_notebook(notebook: Notebook, book: Path, root: Path) -> None:
+    before = contents(book)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(SEEN)}
+    environment["PYTHONPATH"] = str(book)  # the copy's package, not the installed one
+    done = subprocess.run(
+        [sys.executable, str(root / "tests" / "run_notebook.py"), str(book / "nbs" / notebook.name)],
+        env=environment,
+        cwd=book,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    if done.returncode:
+        pytest.fail(f"{done.stdout}\n{done.stderr[-4000:]}", pytrace=False)
+    after = contents(book)
+    changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    for name in after.keys() - before.keys():  # the next notebook starts from the same folder
+        (book / name).unlink()
+    assert not changed, f"{notebook.name} wrote into the repository: {', '.join(changed)}"
