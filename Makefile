@@ -8,14 +8,15 @@ BIN := $(VENV)/bin
 # nbdev-export and others are found on the PATH
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: gpt test lint site lab execute bench clean
+.PHONY: gpt test lab execute bench clean
 
 gpt: $(VENV)/.core
 	$(BIN)/python tools/first_gpt.py
 
 test: $(VENV)/.dev
 	$(BIN)/ruff check . gptbook/__init__.py gptbook/__main__.py
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python tools/readme.py --check
+	$(BIN)/python -m pytest -n 2
 
 $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; sys.exit('gptbook needs Python 3.11 or newer; choose one with: make PYTHON=python3.x') if sys.version_info < (3, 11) else None"
@@ -41,11 +42,8 @@ execute: $(VENV)/.book  ## run all notebooks in place, export the package, clean
 	  $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.coalesce_streams=True $$nb || exit 1; done
 	nbdev-export && nbdev-clean
 
-site: $(VENV)/.book  ## build the book's site into _site with Quarto
-	$(BIN)/python tools/site.py
-
 bench: $(VENV)/.dev  ## compare with named peers in the same run; writes bench-results/
 	$(BIN)/python tools/bench/bpe.py
 
 clean:
-	rm -rf $(VENV) _site _proc bench-results build dist *.egg-info .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(VENV) bench-results build dist *.egg-info .pytest_cache .hypothesis .ruff_cache

@@ -99,7 +99,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'gptbook.evaluate._documents': ('evaluate.html#_documents', 'gptbook/evaluate.py'),
                                   'gptbook.evaluate._run_bytes': ('evaluate.html#_run_bytes', 'gptbook/evaluate.py'),
                                   'gptbook.evaluate.block_error': ('evaluate.html#block_error', 'gptbook/evaluate.py'),
-                                  'gptbook.evaluate.evaluate': ('evaluate.html#evaluate', 'gptbook/evaluate.py'),
+                                  'gptbook.evaluate.evaluate_model': ('evaluate.html#evaluate_model', 'gptbook/evaluate.py'),
                                   'gptbook.evaluate.evaluate_run': ('evaluate.html#evaluate_run', 'gptbook/evaluate.py'),
                                   'gptbook.evaluate.ngram_baseline': ('evaluate.html#ngram_baseline', 'gptbook/evaluate.py'),
                                   'gptbook.evaluate.token_losses': ('evaluate.html#token_losses', 'gptbook/evaluate.py'),

@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'VERSION', 'choose_device', 'choose_precision', 'autocast', 'save_checkpoint', 'load_checkpoint', 'read_run',
            'load_run', 'mean_loss', 'plot_loss', 'train_step', 'Run', 'read_metrics', 'train']
 
-# %% ../nbs/13_training.ipynb #1c75a857
+# %% ../nbs/13_training.ipynb #022a6f1b
 import json
 import math
 import platform
@@ -21,12 +21,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from .config import GPTConfig, TrainConfig
 from .data import Batches, TokenData, encode_documents, load_corpus
-from .model import GPT, flops_per_token
+from .model import GPT
 from .optim import AdamW, clip_gradients, decay_groups, warmup_cosine
 from .tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from .workshop.checks import require
@@ -151,7 +151,7 @@ def plot_loss(metrics: list[dict[str, Any]], path: str | Path, title: str = "") 
     with atomic_write(path) as file:
         fig.savefig(file, format="png")
 
-# %% ../nbs/13_training.ipynb #d87141e9
+# %% ../nbs/13_training.ipynb #a5b42f0e
 def _prepare(config: TrainConfig, overwrite: bool, log: Callable[[str], None]) -> None:
     folder = Path(config.out)
     if folder.exists():
@@ -166,7 +166,6 @@ def _prepare(config: TrainConfig, overwrite: bool, log: Callable[[str], None]) -
     started = time.perf_counter()
     tokenizer = train_tokenizer(config.tokenizer, [d.text for d in corpus.train], config.vocab_size)
     log(f"tokenizer: {config.tokenizer}, {tokenizer.vocab_size:,} tokens ({time.perf_counter() - started:.1f} s)")
-    config.model_config(tokenizer.vocab_size)
     staging = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(staging, ignore_errors=True)
     (staging / "data").mkdir(parents=True)

@@ -97,6 +97,23 @@ def test_a_query_that_may_look_nowhere_gets_zero_and_a_gradient_that_is_a_number
             assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_in_bfloat16(causal: bool, masked: bool) -> None:
+    """Whichever path is chosen for training in half precision: outputs and gradients are those of float32."""
+    exact = [torch.randn(2, 3, 40, 16).bfloat16().float().requires_grad_() for _ in range(3)]
+    short = [x.detach().bfloat16().requires_grad_() for x in exact]
+    mask = (torch.arange(40) >= torch.tensor([0, 7])[:, None])[:, None, None] if masked else None
+    seen = torch.rand(2, 3, 40, 16)
+    if masked and causal:
+        seen[1, :, :7] = 0  # what stands at the padding is not read by anyone
+    outs = [scaled_dot_product_attention(*qkv, causal=causal, mask=mask) for qkv in (exact, short)]
+    assert outs[1].dtype == torch.bfloat16
+    close(outs[1].float(), outs[0], 0.03)
+    for a, b in zip(*(torch.autograd.grad((o * seen).sum(), qkv) for o, qkv in zip(outs, (exact, short)))):
+        close(b.float(), a, 0.06 * a.abs().max().item())
+
+
 def test_attention_of_large_scores_does_not_overflow() -> None:
     q = k = torch.full((1, 1, 4, 8), 1e4)
     v = torch.arange(4.0)[None, None, :, None].expand(1, 1, 4, 8)
