@@ -262,6 +262,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'gptbook.tokenizer.train_tokenizer': ('tokenizer.html#train_tokenizer', 'gptbook/tokenizer.py')},
             'gptbook.training': { 'gptbook.training.Run': ('training.html#run', 'gptbook/training.py'),
                                   'gptbook.training._checkpoint': ('training.html#_checkpoint', 'gptbook/training.py'),
+                                  'gptbook.training._is_run': ('training.html#_is_run', 'gptbook/training.py'),
                                   'gptbook.training._loop': ('training.html#_loop', 'gptbook/training.py'),
                                   'gptbook.training._prepare': ('training.html#_prepare', 'gptbook/training.py'),
                                   'gptbook.training._restore': ('training.html#_restore', 'gptbook/training.py'),

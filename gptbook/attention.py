@@ -21,7 +21,7 @@ def causal_mask(n_query: int, n_key: int, device: torch.device | str | None = No
     require(n_query <= n_key, f"{n_query} queries but only {n_key} keys: a query must at least see itself")
     return torch.ones(n_query, n_key, dtype=torch.bool, device=device).tril(n_key - n_query)
 
-# %% ../nbs/06_attention.ipynb #c32c1604
+# %% ../nbs/06_attention.ipynb #32aa161b
 def scaled_dot_product_attention(
     q: Tensor,
     k: Tensor,
@@ -52,8 +52,8 @@ def scaled_dot_product_attention(
     n_query, n_key = q.shape[-2], k.shape[-2]
     if causal and n_query == 1:
         causal = False  # a single query is the last position and sees every key
-    if fused is None:  # the kernel's backward pass is the slower one on a CPU in bfloat16
-        fused = not (q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad and n_key <= 1024)
+    if fused is None:  # on a CPU in bfloat16 the kernel is the slower path
+        fused = not (q.device.type == "cpu" and q.dtype == torch.bfloat16 and n_key <= 512)
     fused = fused and not return_weights
     if fused and mask is None and n_query == n_key:
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=dropout)
@@ -65,19 +65,23 @@ def scaled_dot_product_attention(
     out, weights = _plain_attention(q, k, v, mask, dropout)
     return (out, weights) if return_weights else out
 
-# %% ../nbs/06_attention.ipynb #74c1a4c4
+# %% ../nbs/06_attention.ipynb #bae2362c
 def _plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> tuple[Tensor, Tensor]:
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (B, h, T_q, d_k) @ (B, h, d_k, T_k) -> (B, h, T_q, T_k)
+    blind = None  # rows that may look nowhere: a softmax of nothing but -inf is not a number, and neither is its gradient
     if mask is not None:
         bias = torch.zeros(mask.shape, dtype=scores.dtype, device=scores.device).masked_fill_(~mask, float("-inf"))
+        if not mask.any(-1).all():
+            blind = ~mask.any(-1, keepdim=True)
+            bias = bias.masked_fill(blind, 0.0)  # so they look everywhere for a moment,
         scores = scores + bias  # the m of the formula: 0 or -inf
     weights = scores.softmax(dim=-1)  # subtracts the row's maximum itself
-    if mask is not None and not mask.any(-1).all():  # a row that may look nowhere is all -inf: its softmax is not a number
-        weights = weights.masked_fill(~mask.any(-1, keepdim=True), 0.0)
+    if blind is not None:
+        weights = weights.masked_fill(blind, 0.0)  # and what they saw is dropped
     out = F.dropout(weights, dropout) @ v  # (B, h, T_q, T_k) @ (B, h, T_k, d_v) -> (B, h, T_q, d_v)
     return out, weights
 
-# %% ../nbs/06_attention.ipynb #5139807f
+# %% ../nbs/06_attention.ipynb #a85e1fd0
 class KVCache:
     """The keys and values of the positions seen so far, for one attention layer, in memory allocated once.
 
@@ -100,10 +104,12 @@ class KVCache:
         self.length = 0
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store k, v (B, h, T, d_k) of new positions; return all stored so far, (B, h, length, d_k) each.
+        """Store k, v (B, h, T, d_k) of new positions; return all stored so far, (B, h, length, d_k) each. For use without gradients.
 
-        Raises ``ValueError`` when there is no room left.
+        Raises ``ValueError`` when there is no room left or the shapes are not those of the cache.
         """
+        fits = k.shape == v.shape and k.shape[:2] == self.k.shape[:2] and k.shape[3] == self.k.shape[3]
+        require(fits, f"k {tuple(k.shape)} and v {tuple(v.shape)} do not fit a cache of {tuple(self.k.shape)}")
         end = self.length + k.shape[2]
         require(end <= self.k.shape[2], f"the cache has room for {self.k.shape[2]} positions, {end} are needed")
         self.k[:, :, self.length : end] = k

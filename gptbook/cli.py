@@ -163,7 +163,7 @@ COMMANDS: dict[str, Callable[..., Work]] = {
     "corpora": corpora_command,
 }
 
-# %% ../nbs/workshop/cli.ipynb #c0535ebe
+# %% ../nbs/workshop/cli.ipynb #79ea47d9
 def _one_line(box: str) -> str:
     """The message in tyro's box, drawn with lines or, where the output is no terminal, with dashes under a title."""
     groups: list[list[str]] = [[]]
@@ -196,6 +196,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     The environment variable GPTBOOK_DEBUG=1 shows the traceback of an error.
     """
+    for stream in (sys.stdout, sys.stderr):  # a Windows console may have another encoding
+        getattr(stream, "reconfigure", lambda **_: None)(encoding="utf-8", errors="replace")
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
@@ -212,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         work()
     except KeyboardInterrupt:
-        return _fail("interrupted; a training run goes on with --resume", 130)
+        return _fail("interrupted (for a training run: repeat the command with --resume to go on)", 130)
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         if os.environ.get("GPTBOOK_DEBUG"):
             raise

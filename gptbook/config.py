@@ -21,7 +21,7 @@ GPT2_SIZES = {  # name: layers, heads, width
     "xl": (48, 25, 1600),
 }
 
-# %% ../nbs/workshop/config.ipynb #ae3734e9
+# %% ../nbs/workshop/config.ipynb #274c6981
 @dataclass(frozen=True)
 class GPTConfig:
     """The dials of a GPT. Raises ``ValueError`` for values that make no model, naming the field and what is allowed."""
@@ -73,6 +73,13 @@ class GPTConfig:
         one_of("norm_position", self.norm_position, ("pre", "post"))
         require(self.d_model % self.n_head == 0, f"d_model = {self.d_model} is not divisible by n_head = {self.n_head}")
         require(self.n_head % self.kv_heads == 0, f"n_head = {self.n_head} is not divisible by n_kv_head = {self.kv_heads}")
+        for name in ("norm_eps", "rope_theta", "dropout"):
+            value = getattr(self, name)
+            require(isinstance(value, int | float) and not isinstance(value, bool), f"{name} = {value!r} must be a number")
+        for name in ("bias", "tie_embeddings", "qk_norm"):
+            require(isinstance(getattr(self, name), bool), f"{name} = {getattr(self, name)!r} must be true or false")
+        require(self.norm_eps >= 0, f"norm_eps = {self.norm_eps} must be at least 0")
+        require(self.rope_theta > 0, f"rope_theta = {self.rope_theta} must be above 0")
         require(0 <= self.dropout < 1, f"dropout = {self.dropout} must be in [0, 1)")
         if self.position == "rope":
             require(self.d_k % 2 == 0, f"the head width d_model / n_head = {self.d_k} must be even for rotary positions")
@@ -144,7 +151,7 @@ PRESETS: dict[str, dict[str, Any]] = {
              "bias": True, "tie_embeddings": True},
 }  # fmt: skip
 
-# %% ../nbs/workshop/config.ipynb #1b0b3a2e
+# %% ../nbs/workshop/config.ipynb #b3d3c64d
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that determines a training run. Raises ``ValueError`` for settings out of range."""
@@ -153,7 +160,7 @@ class TrainConfig:
     """name of a corpus (see: gptbook corpora), or a text file or folder"""
     out: str
     """folder of the run; must not hold another one"""
-    steps: int = 2000
+    steps: int = 1500
     """optimiser steps"""
     preset: Literal["tiny", "small", "base", "article", "gpt2"] = "small"
     """shape of the model"""
@@ -207,7 +214,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "vocab_size", "context_length", "batch_size", "accumulate", "eval_every", "eval_batches"):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)} must be at least 1")
-        for name in ("warmup", "threads", "weight_decay"):
+        for name in ("warmup", "threads", "weight_decay", "seed"):
             require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must be at least 0")
         for name in ("lr", "clip"):
             require(getattr(self, name) > 0, f"{name} = {getattr(self, name)} must be above 0")

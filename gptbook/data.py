@@ -7,8 +7,11 @@ __all__ = ['HELD_OUT_PLAYS', 'CORPORA', 'TEXT_SUFFIXES', 'clean_text', 'Document
            'plain_play', 'cache_folder', 'fetch', 'CorpusInfo', 'read_text', 'load_corpus', 'write_shard', 'open_shard',
            'encode_documents', 'TokenData', 'Batches']
 
-# %% ../nbs/04_data.ipynb #206200ba
+# %% ../nbs/04_data.ipynb #d2fde4bb
+import encodings
 import hashlib
+import html
+import http.client
 import importlib.util
 import math
 import os
@@ -70,28 +73,29 @@ def deduplicate(documents: Iterable[Document]) -> list[Document]:
             kept.append(document)
     return kept
 
-# %% ../nbs/04_data.ipynb #e94cab06
+# %% ../nbs/04_data.ipynb #3e60a1b6
 def split_documents(documents: Sequence[Document], fraction: float = 0.1) -> tuple[list[Document], list[Document]]:
     """Split into (train, val): whole documents, drawn by a hash of their text; a single document is cut near its end.
 
     At least one document, or part of one, is on each side. Raises ``ValueError`` if there is nothing to split.
     """
+    require(0 < fraction < 1, f"fraction = {fraction} must be between 0 and 1")
     if len(documents) == 1:
         (document,) = documents
-        cut = document.text.rfind("\n", 0, int(len(document.text) * (1 - fraction))) + 1
-        cut = cut or int(len(document.text) * (1 - fraction))
+        end = int(len(document.text) * (1 - fraction))
+        cut = document.text.rfind("\n", max(0, int(len(document.text) * (1 - 2 * fraction))), end) + 1 or end
         require(0 < cut < len(document.text), f"{document.name} is too short to hold a part out")
         return [Document(document.name, document.text[:cut])], [Document(document.name, document.text[cut:])]
     require(len(documents) > 1, "no documents to split")
-    drawn = sorted(documents, key=lambda d: hashlib.sha256(d.text.encode()).digest())
-    wanted, n_val, taken = fraction * sum(len(d.text) for d in documents), 0, 0
-    while taken < wanted and n_val < len(documents) - 1:
-        taken += len(drawn[n_val].text)
-        n_val += 1
-    held_out = {id(d) for d in drawn[:n_val]}
+    wanted, taken, held_out = fraction * sum(len(d.text) for d in documents), 0, set()
+    most = max(2 * wanted, min(len(d.text) for d in documents))  # one long document must not take all there is to learn
+    for document in sorted(documents, key=lambda d: hashlib.sha256(d.text.encode()).digest()):
+        if taken < wanted and taken + len(document.text) <= most and len(held_out) < len(documents) - 1:
+            held_out.add(id(document))
+            taken += len(document.text)
     return [d for d in documents if id(d) not in held_out], [d for d in documents if id(d) in held_out]
 
-# %% ../nbs/04_data.ipynb #a0d044d2
+# %% ../nbs/04_data.ipynb #2e161710
 HELD_OUT_PLAYS = ("macbeth", "richard-ii", "the-tempest", "twelfth-night")
 """A tragedy, a history, a romance and a comedy: the validation text of the corpus ``shakespeare``."""
 
@@ -101,7 +105,7 @@ def plain_play(markdown: str) -> str:
     text = re.sub(r" +$", "", markdown, flags=re.M)
     text = re.sub(r"^\*\*(.+?)\*\*$", r"\1:", text, flags=re.M)  # **ROMEO** -> ROMEO:
     text = re.sub(r"^#+ *", "", text, flags=re.M)
-    return re.sub(r"[*_\\]", "", text)
+    return html.unescape(re.sub(r"[*_\\]", "", text))
 
 
 def _load_shakespeare() -> Iterator[Document]:
@@ -120,7 +124,7 @@ def _load_python() -> Iterator[Document]:
         if not _NOT_SOURCE & set(path.relative_to(root).parts):
             yield Document(path.relative_to(root).as_posix(), path.read_text(encoding="utf-8", errors="replace"))
 
-# %% ../nbs/04_data.ipynb #3499882d
+# %% ../nbs/04_data.ipynb #68925576
 def cache_folder() -> Path:
     """Where fetched files are kept: ``$GPTBOOK_CACHE``, or ``gptbook`` in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
@@ -138,7 +142,7 @@ def fetch(url: str, sha256: str, timeout: float = 30.0) -> Path:
     try:
         with urllib.request.urlopen(url, timeout=timeout) as response:
             content = response.read()
-    except (urllib.error.URLError, OSError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         raise ValueError(f"{url} cannot be fetched ({getattr(error, 'reason', error)}); use a corpus that needs no network, or a file") from None
     found = hashlib.sha256(content).hexdigest()
     require(found == sha256, f"{url} has the SHA-256 {found}, expected {sha256}; it was changed or damaged, and is not used")
@@ -177,18 +181,21 @@ CORPORA = {
     "tinyshakespeare": CorpusInfo("40,000 lines of Shakespeare in one file", 1.1, "public domain", "a network, once", _load_tinyshakespeare),
 }  # fmt: skip
 
-# %% ../nbs/04_data.ipynb #b3173505
+# %% ../nbs/04_data.ipynb #a509dd96
 TEXT_SUFFIXES = frozenset(".txt .md .rst .tex .org .csv .tsv .json .jsonl .xml .html .css .py .c .h .cpp .js .ts .java .go .rs .sh".split())
 
 
 def read_text(path: str | os.PathLike, encoding: str = "utf-8") -> str:
     """The text of a file. ``ValueError`` for an unknown encoding, a binary file, or bytes that are not in the encoding."""
     content = Path(path).read_bytes()
+    # Asked of Python itself: installed packages may register codecs that answer to any name.
+    known = encodings.search_function(encodings.normalize_encoding(encoding).lower()) is not None
+    require(known, f"no such encoding: {encoding!r}; common ones are utf-8, gb18030, big5, latin-1, utf-16")
     try:
         text = content.decode(encoding)
-    except LookupError:
-        raise ValueError(f"no such encoding: {encoding!r}; common ones are utf-8, gb18030, big5, latin-1, utf-16") from None
     except UnicodeDecodeError as error:
+        if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise ValueError(f"{path} is not {encoding}: byte {content[0]:#04x} at offset 0; it looks like utf-16: --encoding utf-16") from None
         if b"\0" in content[:1_000_000] and encoding == "utf-8":
             raise ValueError(f"{path} is a binary file (zero byte at offset {content.index(0)}), not text") from None
         raise ValueError(
@@ -208,7 +215,7 @@ def _load_path(path: Path, encoding: str) -> Iterator[Document]:
     for file in files:
         yield Document(file.relative_to(path).as_posix(), read_text(file, encoding))
 
-# %% ../nbs/04_data.ipynb #fdb16590
+# %% ../nbs/04_data.ipynb #973f094e
 def load_corpus(corpus: str, encoding: str = "utf-8", val_fraction: float = 0.1) -> Corpus:
     """Load, clean, deduplicate and split a corpus.
 
@@ -221,10 +228,10 @@ def load_corpus(corpus: str, encoding: str = "utf-8", val_fraction: float = 0.1)
     """
     if corpus in CORPORA:
         info, documents = CORPORA[corpus], CORPORA[corpus].load()
-    elif Path(corpus).exists():
+    elif corpus and len(corpus) < 4096 and Path(corpus).exists():
         info, documents = None, _load_path(Path(corpus), encoding)
     else:
-        raise FileNotFoundError(f"no corpus, file or folder {corpus!r}{nearest(corpus, CORPORA)}; corpora: {', '.join(CORPORA)}")
+        raise FileNotFoundError(f"no corpus, file or folder {corpus[:200]!r}{nearest(corpus, CORPORA)}; corpora: {', '.join(CORPORA)}")
     documents = deduplicate(Document(d.name, clean_text(d.text)) for d in documents)
     require(documents, f"{corpus} is empty: there is no text to learn from")
     if info and info.held_out:
@@ -233,13 +240,18 @@ def load_corpus(corpus: str, encoding: str = "utf-8", val_fraction: float = 0.1)
         parts = split_documents(documents, val_fraction)
     return Corpus(Path(corpus).name, *parts)
 
-# %% ../nbs/04_data.ipynb #30a9e401
+# %% ../nbs/04_data.ipynb #58babe2d
 _HEADER = struct.Struct("<8sIQ32s12x")  # magic, bytes per token, number of tokens, SHA-256 of the tokens: 64 bytes
 _MAGIC = b"GPTBOOK1"
 
 
 def write_shard(path: str | os.PathLike, tokens: np.ndarray) -> None:
-    """Write tokens (N,) as a shard: 2 bytes each if all are below 65,536, else 4. The file appears whole or not at all."""
+    """Write tokens (N,) as a shard: 2 bytes each if all are below 65,536, else 4. The file appears whole or not at all.
+
+    Raises ``ValueError`` for tokens that are negative or do not fit into 4 bytes.
+    """
+    in_range = len(tokens) == 0 or (int(tokens.min()) >= 0 and int(tokens.max()) < 2**32)
+    require(in_range, "tokens must be at least 0 and below 2^32")
     dtype = np.dtype("<u2" if len(tokens) == 0 or int(tokens.max()) < 2**16 else "<u4")
     payload = np.ascontiguousarray(tokens, dtype=dtype)
     with atomic_write(path) as file:
@@ -262,11 +274,13 @@ def open_shard(path: str | os.PathLike, verify: bool = True) -> np.ndarray:
     require(not verify or hashlib.sha256(tokens).digest() == digest, f"{path} is damaged: its checksum does not match")
     return tokens
 
-# %% ../nbs/04_data.ipynb #5d4cffc0
+# %% ../nbs/04_data.ipynb #3dda06fa
 def encode_documents(
     documents: Iterable[Document], tokenizer: Tokenizer, folder: str | os.PathLike, split: str, shard_tokens: int = 50_000_000
 ) -> None:
     """Encode documents into ``folder/{split}-00000.bin`` and so on, with end-of-text before, between and after them."""
+    for old in Path(folder).glob(f"{split}-*.bin"):  # of a longer corpus, written here before
+        old.unlink()
     buffer, size, number = [np.array([tokenizer.end_of_text])], 1, 0
     for document in documents:
         ids = np.array([*tokenizer.encode(document.text), tokenizer.end_of_text])
@@ -296,7 +310,8 @@ class TokenData:
         return int(self.starts[-1])
 
     def read(self, start: int, length: int) -> np.ndarray:
-        """Tokens start ... start + length - 1, as int64 (length,)."""
+        """Tokens start ... start + length - 1, as int64 (length,). ``ValueError`` if they are not all there."""
+        require(0 <= start and 0 <= length and start + length <= len(self), f"tokens {start} to {start + length} of {len(self)}")
         out, filled = np.empty(length, dtype=np.int64), 0
         shard = int(np.searchsorted(self.starts, start, side="right")) - 1
         while filled < length:

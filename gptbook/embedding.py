@@ -32,7 +32,7 @@ class TokenEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.weight)  # (B, T) -> (B, T, d)
 
-# %% ../nbs/05_embedding.ipynb #17357f56
+# %% ../nbs/05_embedding.ipynb #cf153be5
 class LearnedPositions(nn.Module):
     """A learned vector for each position, to be added to the token's (GPT-1 and GPT-2).
 
@@ -41,7 +41,7 @@ class LearnedPositions(nn.Module):
         d_model: width of the vectors.
 
     Shapes: positions (T,) or (B, T) of integers in [0, context_length) -> (T, d_model) or (B, T, d_model).
-    Raises ``ValueError`` for a position that was never trained.
+    `check` raises ``ValueError`` for a text longer than the table; `forward` does not look, for speed.
     Source: Radford et al. 2018, section 3.1 (W_p).
     """
 

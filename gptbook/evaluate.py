@@ -38,7 +38,7 @@ def window_plan(n_tokens: int, context_length: int, stride: int) -> list[tuple[i
         scored = end
     return plan
 
-# %% ../nbs/15_evaluate.ipynb #60cc4676
+# %% ../nbs/15_evaluate.ipynb #4101f402
 @torch.no_grad()
 def token_losses(model: GPT, data: TokenData, stride: int | None = None, batch_size: int = 16) -> np.ndarray:
     """Loss in nats of every token of ``data`` but the first, given those before it in its window: (len(data) - 1,).
@@ -47,6 +47,8 @@ def token_losses(model: GPT, data: TokenData, stride: int | None = None, batch_s
     """
     T, device = model.config.context_length, model.embedding.weight.device
     plan = window_plan(len(data), T, (T + 1) // 2 if stride is None else stride)
+    training = model.training
+    model.eval()
     out, done = np.empty(len(data) - 1), 0
     for length in dict.fromkeys(length for _, length, _ in plan):  # windows of one length form batches; all but the last have the same
         same = [w for w in plan if w[1] == length]
@@ -58,6 +60,7 @@ def token_losses(model: GPT, data: TokenData, stride: int | None = None, batch_s
                 out[start + first : start + length] = row[first:]
                 done += length - first
     assert done == len(out)
+    model.train(training)
     return out
 
 # %% ../nbs/15_evaluate.ipynb #742250ea
@@ -67,18 +70,23 @@ def block_error(losses: np.ndarray, block: int = 1000) -> float:
     means = losses[: len(losses) // block * block].reshape(-1, block).mean(1)
     return float(means.std(ddof=1) / math.sqrt(len(means))) if len(means) > 1 else math.inf
 
-# %% ../nbs/15_evaluate.ipynb #f64a9238
+# %% ../nbs/15_evaluate.ipynb #7b2320d1
 @dataclass
 class Evaluation:
-    """A model measured on one split. ``loss`` and its standard error in nats per token."""
+    """A model measured on one split. ``loss`` and its standard error in nats per token.
+
+    With ``unknown_tokens`` above 0 the bits per byte are too low: such a token does not say which text it stood for.
+    """
 
     split: str
     loss: float
     loss_error: float
     perplexity: float
     bits_per_byte: float
+    bits_per_byte_error: float
     tokens: int
     bytes: int
+    unknown_tokens: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """As a dictionary that JSON can hold."""
@@ -88,25 +96,32 @@ class Evaluation:
 def evaluate_model(model: GPT, data: TokenData, n_bytes: int, split: str = "val", stride: int | None = None) -> Evaluation:
     """Measure a model on all tokens of ``data``, which encode ``n_bytes`` bytes of text; end-of-text tokens count as tokens."""
     losses = token_losses(model, data, stride)
-    mean = float(losses.mean())
-    return Evaluation(
-        split, mean, block_error(losses), perplexity(mean), bits_per_byte(float(losses.sum()), n_bytes), len(losses), n_bytes
-    )
+    mean, error, total = float(losses.mean()), block_error(losses), float(losses.sum())
+    bits, bits_error = bits_per_byte(total, n_bytes), bits_per_byte(error * len(losses), n_bytes)
+    return Evaluation(split, mean, error, perplexity(mean), bits, bits_error, len(losses), n_bytes)
 
 
 def evaluate_run(folder: str | Path, split: str = "val", stride: int | None = None) -> Evaluation:
     """Measure the best checkpoint of a run on one of its splits, "train" or "val". Errors as `load_run`."""
     one_of("split", split, ("train", "val"))
-    model, _ = load_run(folder)
-    return evaluate_model(model, TokenData(Path(folder) / "data", split), _run_bytes(folder)[split], split, stride)
+    model, tokenizer = load_run(folder)
+    data = TokenData(Path(folder) / "data", split)
+    result = evaluate_model(model, data, _run_bytes(folder)[split], split, stride)
+    unknown = getattr(tokenizer, "unknown", None)
+    result.unknown_tokens = 0 if unknown is None else int((data.read(0, len(data)) == unknown).sum())
+    return result
 
 
 def _run_bytes(folder: str | Path) -> dict[str, int]:
     return read_json(Path(folder) / "data" / "corpus.json")["bytes"]
 
-# %% ../nbs/15_evaluate.ipynb #b8ca80fb
+# %% ../nbs/15_evaluate.ipynb #c4a54392
 def ngram_baseline(folder: str | Path, split: str = "val") -> dict[str, float]:
-    """The best byte n-gram (orders 1 to 8, Witten-Bell) fitted to a run's training text: ``order`` and ``bits_per_byte`` on the split."""
+    """The best byte n-gram (Witten-Bell) fitted to a run's training text: ``order``, 1 to 8, and ``bits_per_byte`` on the split.
+
+    The text is decoded from the run's tokens, so what its tokenizer did not know is U+FFFD here. The order is the best one
+    *on the split*, which favours the n-gram.
+    """
     _, tokenizer = load_run(folder)
     texts = {s: _documents(TokenData(Path(folder) / "data", s), tokenizer) for s in {"train", split}}
     order, nats = best_ngram(texts["train"], texts[split], 256)

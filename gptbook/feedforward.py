@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .config import FFNS
 from .workshop.checks import one_of
 
-# %% ../nbs/08_feedforward.ipynb #f65524c0
+# %% ../nbs/08_feedforward.ipynb #da269e7b
 def gelu(x: Tensor) -> Tensor:
     """x Phi(x), elementwise. Source: Hendrycks and Gimpel 2016, section 2."""
     return 0.5 * x * (1 + torch.erf(x / 2**0.5))
@@ -25,7 +25,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 
 def relu2(x: Tensor) -> Tensor:
-    """max(x, 0)^2, elementwise. Source: So et al. 2021 (Primer), section 4."""
+    """max(x, 0)^2, elementwise. Source: So et al. 2021 (Primer)."""
     return x.clamp(min=0).square()
 
 # %% ../nbs/08_feedforward.ipynb #b9fb98c6

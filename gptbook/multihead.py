@@ -15,7 +15,7 @@ from .attention import KVCache, scaled_dot_product_attention
 from .embedding import apply_rotary
 from .workshop.checks import require
 
-# %% ../nbs/07_multihead.ipynb #782841c9
+# %% ../nbs/07_multihead.ipynb #d12ba842
 class MultiHeadAttention(nn.Module):
     """Causal self-attention with several heads: Concat(head_1, ..., head_h) W^O.
 
@@ -43,6 +43,7 @@ class MultiHeadAttention(nn.Module):
     ):
         super().__init__()
         n_kv_head = n_head if n_kv_head is None else n_kv_head
+        require(n_head >= 1 and n_kv_head >= 1, f"n_head = {n_head} and n_kv_head = {n_kv_head} must be at least 1")
         require(d_model % n_head == 0, f"d_model = {d_model} is not divisible by n_head = {n_head}")
         require(n_head % n_kv_head == 0, f"n_head = {n_head} is not divisible by n_kv_head = {n_kv_head}")
         self.n_head, self.n_kv_head, self.d_k, self.dropout = n_head, n_kv_head, d_model // n_head, dropout

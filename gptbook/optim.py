@@ -14,19 +14,19 @@ from torch import Tensor, nn
 
 from .workshop.checks import require
 
-# %% ../nbs/12_optim.ipynb #a878c237
+# %% ../nbs/12_optim.ipynb #5a4ae87e
 class AdamW(torch.optim.Optimizer):
     """Adam with decoupled weight decay.
 
     Args:
         params: tensors, or groups of them with their own settings, as for any PyTorch optimiser.
-        lr: learning rate, the length of a typical step in each coordinate.
+        lr: learning rate, about the longest step in each coordinate.
         betas: decay of the running means of the gradient and of its square.
         eps: added to the root.
         weight_decay: fraction by which a weight shrinks in a step, times lr.
 
     Raises ``ValueError`` for settings out of range.
-    Source: Loshchilov and Hutter 2019, algorithm 2.
+    Source: Loshchilov and Hutter 2019, algorithm 2, with the decay also multiplied by lr, as in PyTorch.
     """
 
     def __init__(
@@ -84,11 +84,13 @@ def warmup_cosine(step: int, steps: int, warmup: int, min_ratio: float = 0.1) ->
     u = min((step + 1 - warmup) / max(steps - warmup, 1), 1.0)
     return min_ratio + (1 - min_ratio) * (1 + math.cos(math.pi * u)) / 2
 
-# %% ../nbs/12_optim.ipynb #2235c029
+# %% ../nbs/12_optim.ipynb #b3d6ddc2
 @torch.no_grad()
 def clip_gradients(params: Iterable[Tensor], max_norm: float) -> Tensor:
     """Scale all gradients so that their joint Euclidean norm is at most ``max_norm``; return the norm before, a scalar tensor."""
     grads = [p.grad for p in params if p.grad is not None]
+    if not grads:
+        return torch.zeros(())
     norm = torch.stack(torch._foreach_norm(grads)).norm()
     torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm

@@ -45,11 +45,11 @@ def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
     """Keep tokens with at least ``min_p`` times the probability of the best. (B, V) -> (B, V). Source: Nguyen et al. 2024."""
     return logits.masked_fill(logits.softmax(-1) < min_p * logits.softmax(-1).amax(-1, keepdim=True), float("-inf"))
 
-# %% ../nbs/14_sample.ipynb #e637d110
+# %% ../nbs/14_sample.ipynb #73c229e5
 def draw_tokens(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """One token for each row of logits (B, V), by inverting the cumulative distribution; row i uses generator i. Returns (B,)."""
-    u = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators]).to(logits.device)
-    cumulative = logits.double().softmax(-1).cumsum(-1)
+    u = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators])
+    cumulative = logits.cpu().double().softmax(-1).cumsum(-1)  # on the CPU: some devices have no float64
     u = u[:, None] * cumulative[:, -1:]  # the last entry is 1 but for rounding
     return (cumulative <= u).sum(-1)
 
@@ -70,7 +70,7 @@ def _filters(temperature: float, top_k: int | None, top_p: float, min_p: float) 
         filters.append(lambda logits: keep_min_p(logits, min_p))
     return filters
 
-# %% ../nbs/14_sample.ipynb #29cf1773
+# %% ../nbs/14_sample.ipynb #840dcb25
 class _Reader:
     """Feeds texts through a model, as little as possible each time: the cache holds what was read before."""
 
@@ -96,7 +96,7 @@ class _Reader:
         if self.cache[0].length == self.limit:
             self.fill()
         else:
-            self.logits = self.model(tokens[:, None], cache=self.cache, padding=self.padding)[:, -1]
+            self.logits = self.model(tokens.to(self.device)[:, None], cache=self.cache, padding=self.padding)[:, -1]
 
 # %% ../nbs/14_sample.ipynb #80f14211
 @torch.no_grad()
@@ -155,7 +155,7 @@ def generate(
         return torch.tensor(rows, device=ids.device).reshape(*ids.shape[:-1], -1)
     return rows
 
-# %% ../nbs/14_sample.ipynb #6f6005b4
+# %% ../nbs/14_sample.ipynb #26f43af9
 def generate_text(
     model: GPT,
     tokenizer: Tokenizer,
@@ -171,6 +171,7 @@ def generate_text(
     """
     single = isinstance(prompts, str)
     texts = [prompts] if single else list(prompts)
+    require(not isinstance(stop, str), f"stop must be a list of texts, for example [{stop!r}]")
     require(all(stop), "an empty stop text would end every text at once")
     ids = [tokenizer.encode(text) or [tokenizer.end_of_text] for text in texts]
     ends = [s.encode() for s in stop]

@@ -188,40 +188,6 @@ def segment_words(text: str, segment: str = "auto") -> list[str]:
     cut = load_jieba().lcut
     return [part for word in words for part in (cut(word) if regex.match(r"\p{Han}", word) else [word])]
 
-# %% ../nbs/03_tokenizer.ipynb #af1ca060
-_REST = r" ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_LETTERS = r" ?\p{L}[\p{L}\p{M}]*(?:['’]\p{L}[\p{L}\p{M}]*)*"
-WORDS = {
-    "regex": regex.compile(rf"{_LETTERS}|{_REST}"),
-    "char": regex.compile(r"\p{Han}|" + _LETTERS.replace(r"\p{L}", r"[\p{L}--\p{Han}]") + rf"|{_REST}", regex.V1),
-    "jieba": regex.compile(r"\p{Han}+|" + _LETTERS.replace(r"\p{L}", r"[\p{L}--\p{Han}]") + rf"|{_REST}", regex.V1),
-}
-
-
-def load_jieba() -> Any:
-    """The module ``jieba``, quiet; ``ValueError`` that says how to get it if it is not installed."""
-    try:
-        import jieba
-    except ImportError:
-        raise ValueError("segment='jieba' needs the package jieba: pip install jieba; "
-                         "or choose segment='char'") from None
-    jieba.setLogLevel(60)
-    return jieba
-
-
-def segment_words(text: str, segment: str = "auto") -> list[str]:
-    """Cut ``text`` into words; joined again they are ``text``. A word carries the space before it.
-
-    ``segment``: "regex", a run of letters is a word; "char", the same, but each Chinese character is a word;
-    "jieba", the same, but Chinese is cut by the package jieba; "auto" is "char".
-    """
-    segment = {"auto": "char"}.get(segment, segment)
-    words = WORDS[one_of("segment", segment, ["auto", *WORDS])].findall(text)
-    if segment != "jieba":
-        return words
-    cut = load_jieba().lcut
-    return [part for word in words for part in (cut(word) if regex.match(r"\p{Han}", word) else [word])]
-
 # %% ../nbs/03_tokenizer.ipynb #ee83aecf
 class WordTokenizer(Tokenizer):
     """The article's vocabulary: the most frequent words of the training text; all others are unknown."""
@@ -302,26 +268,6 @@ TO_IDS = bytes(BYTE_ORDER.index(b) for b in range(256))
 """A table for ``bytes.translate``: byte to id."""
 
 # %% ../nbs/03_tokenizer.ipynb #17c51268
-PATTERNS = {
-    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s+(?!\S)|\s+",
-    "gpt4": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*+"
-            r"|\s*[\r\n]+|\s+(?!\S)|\s+",
-}
-"""How GPT-2 and GPT-4 cut text into pieces before BPE; for the module ``regex`` and for tiktoken's engine."""
-
-LONGEST_SPACE = 100_000
-
-
-def cut_long_spaces(text: str) -> list[str]:
-    """Cut ``text`` after every ``LONGEST_SPACE`` characters of unbroken white space; almost always ``[text]``."""
-    step = LONGEST_SPACE // 2
-    if not any(text[k : k + 1000].isspace() for k in range(0, len(text), step)):
-        return [text]
-    runs = re.finditer(rf"(?<!\s)(?:\s{{{LONGEST_SPACE}}})+", text)
-    cuts = [0, *(k for run in runs for k in range(run.start() + LONGEST_SPACE, run.end() + 1, LONGEST_SPACE)), len(text)]
-    return [text[a:b] for a, b in pairwise(cuts) if a < b]
-
-# %% ../nbs/03_tokenizer.ipynb #173afe26
 PATTERNS = {
     "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s+(?!\S)|\s+",
     "gpt4": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*+"

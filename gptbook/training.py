@@ -6,10 +6,12 @@
 __all__ = ['FORMAT', 'VERSION', 'choose_device', 'choose_precision', 'autocast', 'save_checkpoint', 'load_checkpoint', 'read_run',
            'load_run', 'mean_loss', 'plot_loss', 'train_step', 'Run', 'read_metrics', 'train']
 
-# %% ../nbs/13_training.ipynb #022a6f1b
+# %% ../nbs/13_training.ipynb #053512bc
 import json
 import math
 import platform
+import random
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -32,7 +34,7 @@ from .tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from .workshop.checks import require
 from .workshop.files import atomic_write, read_json, sha256_file, write_json
 
-# %% ../nbs/13_training.ipynb #7d69c0b3
+# %% ../nbs/13_training.ipynb #e8c3ac50
 def choose_device(wanted: str = "auto") -> tuple[torch.device, str]:
     """The device to compute on, and the reason. ``ValueError`` if the wanted one is not there."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -44,13 +46,16 @@ def choose_device(wanted: str = "auto") -> tuple[torch.device, str]:
 
 
 def choose_precision(device: torch.device, wanted: str = "auto") -> tuple[torch.dtype, str]:
-    """The type of matrix products on a device, and the reason."""
-    if wanted != "auto":
-        return (torch.bfloat16 if wanted == "bf16" else torch.float32), f"{wanted}, as asked"
+    """The type of matrix products on a device, and the reason. ``ValueError`` if a GPU has not the wanted one."""
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        require(fast or wanted != "bf16", "this GPU has no bf16 arithmetic; use --precision fp32")
     else:
         fast = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    if wanted != "auto":
+        return (torch.bfloat16 if wanted == "bf16" else torch.float32), f"{wanted}, as asked"
+    if device.type == "mps":
+        return torch.float32, "fp32, the default on mps (ask for bf16 with --precision bf16)"
     if fast:
         return torch.bfloat16, "bf16, which this machine computes in hardware (weights stay in fp32)"
     return torch.float32, "fp32, as this machine has no bf16 arithmetic"
@@ -60,7 +65,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     """A context in which matrix products are computed in ``dtype``."""
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
 
-# %% ../nbs/13_training.ipynb #4d173448
+# %% ../nbs/13_training.ipynb #18fd19f1
 FORMAT, VERSION = "gptbook-run", 1
 
 
@@ -73,10 +78,12 @@ def save_checkpoint(folder: Path, model: GPT, optimizer: AdamW, state: dict[str,
     names = {p: n for n, p in model.named_parameters()}
     tensors = {f"{key}.{names[p]}": t.cpu() for p, s in optimizer.state.items() for key, t in s.items()}
     with atomic_write(temporary / "optimizer.safetensors") as file:
-        file.write(save(tensors | {"rng": torch.get_rng_state()}))
+        file.write(save(tensors))
     write_json(temporary / "state.json", state)
-    if final.exists():  # left by a run that stopped between the rename below and the new pointer
-        shutil.rmtree(final)
+    if final.exists():  # left by a run that stopped between the rename below and the new pointer; best.json may point to it
+        old = final.with_name(f".{name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        final.rename(old)
     temporary.rename(final)
     return {"checkpoint": name, "step": state["step"], "sha256": {p.name: sha256_file(p) for p in sorted(final.iterdir())}}
 
@@ -151,16 +158,28 @@ def plot_loss(metrics: list[dict[str, Any]], path: str | Path, title: str = "") 
     with atomic_write(path) as file:
         fig.savefig(file, format="png")
 
-# %% ../nbs/13_training.ipynb #a5b42f0e
+# %% ../nbs/13_training.ipynb #d9204eeb
+def _is_run(folder: Path) -> bool:
+    try:
+        info = read_json(folder / "run.json")
+    except (FileNotFoundError, ValueError):
+        return False
+    return isinstance(info, dict) and info.get("format") == FORMAT
+
+
 def _prepare(config: TrainConfig, overwrite: bool, log: Callable[[str], None]) -> None:
-    folder = Path(config.out)
+    folder = Path(config.out).resolve()
+    require(folder != Path.cwd(), "--out must name a folder other than the current one")
+    replaced = folder.with_name(f".{folder.name}.old")
+    if replaced.exists() and not folder.exists():
+        replaced.rename(folder)  # an --overwrite was stopped between its two renames: the old run comes back
     if folder.exists():
-        require(folder.is_dir(), f"{folder} is a file; --out must name a folder")
+        require(folder.is_dir(), f"{config.out} is a file; --out must name a folder")
         empty = not any(folder.iterdir())
-        require(empty or (folder / "run.json").is_file(), f"{folder} holds other files; choose an empty or new folder for --out")
+        require(empty or _is_run(folder), f"{config.out} holds other files; choose an empty or new folder for --out")
         require(
             empty or overwrite,
-            f"{folder} holds another run; add --resume to go on with it, --overwrite to replace it, or choose another --out",
+            f"{config.out} holds another run; add --resume to go on with it, --overwrite to replace it, or choose another --out",
         )
     corpus = load_corpus(config.corpus, config.encoding)  # everything that can fail for a bad corpus comes before anything is removed
     started = time.perf_counter()
@@ -184,17 +203,22 @@ def _prepare(config: TrainConfig, overwrite: bool, log: Callable[[str], None]) -
             s: [d.name for d in getattr(corpus, s)] for s in ("train", "val")}})  # fmt: skip
         versions = {"python": platform.python_version(), "torch": torch.__version__, "platform": platform.platform()}
         write_json(staging / "run.json", {"format": FORMAT, "version": VERSION, "train": config.to_dict(), "versions": versions})
-        replaced = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(replaced, ignore_errors=True)
         if folder.exists():
             folder.rename(replaced)
-        staging.rename(folder)
+        try:
+            staging.rename(folder)
+        except OSError:
+            replaced.rename(folder)
+            raise
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
-# %% ../nbs/13_training.ipynb #7a25a339
+# %% ../nbs/13_training.ipynb #710a365d
 def train_step(model: GPT, optimizer: AdamW, batches: Batches, step: int, config: TrainConfig, dtype: torch.dtype) -> dict[str, float]:
     """One optimiser step on batches ``step * accumulate`` and following; returns loss, gradient norm and learning rate."""
+    torch.manual_seed(random.Random(f"{config.seed} {step}").getrandbits(63))  # for dropout, on every device
     lr = config.lr * warmup_cosine(step, config.steps, min(config.warmup, config.steps // 2), config.min_lr_ratio)
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -207,6 +231,7 @@ def train_step(model: GPT, optimizer: AdamW, batches: Batches, step: int, config
         loss.backward()
         total += loss.item()
     norm = clip_gradients(model.parameters(), config.clip).item()
+    require(math.isfinite(norm), f"step {step + 1}: the gradient is not finite (loss {total:.3g}); try a lower --lr or more --warmup")
     optimizer.step()
     optimizer.zero_grad()
     return {"loss": total, "grad_norm": norm, "lr": lr}
@@ -233,7 +258,7 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
             break
     return out
 
-# %% ../nbs/13_training.ipynb #73030e8c
+# %% ../nbs/13_training.ipynb #27f75c24
 def train(
     config: TrainConfig,
     *,
@@ -257,7 +282,8 @@ def train(
     Raises ``ValueError`` or ``FileNotFoundError`` that says what is wrong with the settings, the corpus or the folder.
     """
     require(not (resume and overwrite), "--resume and --overwrite contradict each other; give one of them")
-    folder = Path(config.out)
+    folder = Path(config.out).resolve()
+    choose_precision(choose_device(config.device)[0], config.precision)  # what cannot work fails before anything is touched
     if resume:
         config = _same_settings(config, read_run(folder))
     else:
@@ -283,7 +309,7 @@ def train(
     best, _ = load_run(folder)
     return Run(folder, config, best, tokenizer, metrics)
 
-# %% ../nbs/13_training.ipynb #1be633e9
+# %% ../nbs/13_training.ipynb #5b9d056c
 def _same_settings(given: TrainConfig, stored: TrainConfig) -> TrainConfig:
     for field in fields(TrainConfig):
         new, old = getattr(given, field.name), getattr(stored, field.name)
@@ -297,7 +323,6 @@ def _restore(folder: Path, model: GPT, optimizer: AdamW) -> dict[str, Any]:
     checkpoint, state = load_checkpoint(folder, "last")
     model.load_state_dict(GPT.from_pretrained(checkpoint).state_dict())
     tensors = load_file(checkpoint / "optimizer.safetensors")
-    torch.set_rng_state(tensors.pop("rng"))
     params = dict(model.named_parameters())
     for name, tensor in tensors.items():
         key, parameter = name.split(".", 1)
@@ -305,7 +330,7 @@ def _restore(folder: Path, model: GPT, optimizer: AdamW) -> dict[str, Any]:
         optimizer.state[p][key] = tensor if key == "step" else tensor.to(p.device)
     return state
 
-# %% ../nbs/13_training.ipynb #d889a285
+# %% ../nbs/13_training.ipynb #6957757f
 def _loop(
     config: TrainConfig, folder: Path, model: GPT, optimizer: AdamW, batches: Batches, val: TokenData,
     state: dict[str, Any], metrics: list[dict[str, Any]], dtype: torch.dtype, progress: bool | None,
@@ -349,5 +374,5 @@ def _checkpoint(folder: Path, model: GPT, optimizer: AdamW, state: dict[str, Any
         write_json(folder / f"{which}.json", pointer)
     keep = {read_json(folder / f"{which}.json")["checkpoint"] for which in ("best", "last")}
     for old in (folder / "checkpoints").iterdir():
-        if old.name not in keep:
-            shutil.rmtree(old)
+        if old.name not in keep and re.fullmatch(r"\.?step-\d{8}(\.tmp|\.old)?", old.name):
+            shutil.rmtree(old, ignore_errors=True)

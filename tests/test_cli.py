@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-TEXT = "ROMEO:\nBut soft, what light through yonder window breaks?\nIt is the east, and Juliet is the sun.\n\n"
-SMALL = "--preset tiny --vocab-size 300 --context-length 16 --batch-size 4 --steps 6 --eval-every 3 --threads 1".split()
+TEXT = (
+    "ROMEO:\nBut soft, what light through yonder window breaks?\nIt is the east, and Juliet is the sun.\n\n"
+)
+SMALL = "--preset tiny --vocab-size 300 --context-length 16 --batch-size 4 --steps 6 --eval-every 3".split()
+SMALL += ["--threads", "1"]
 
 
 def gptbook(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess:
@@ -57,7 +60,15 @@ def copied(run: Path, tmp_path: Path) -> Path:
 
 def test_train_leaves_a_whole_run(run: Path) -> None:
     names = {p.name for p in run.iterdir()}
-    assert {"run.json", "tokenizer.json", "data", "checkpoints", "best.json", "last.json", "metrics.jsonl"} <= names
+    assert {
+        "run.json",
+        "tokenizer.json",
+        "data",
+        "checkpoints",
+        "best.json",
+        "last.json",
+        "metrics.jsonl",
+    } <= names
     assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [m["step"] for m in metrics] == [1, 2, 3, 4, 5, 6]
@@ -76,7 +87,9 @@ def test_sample_several_and_stop(run: Path) -> None:
     three = gptbook("sample", run, "--prompt", "It", "--num-samples", "3", "--max-new-tokens", "8").stdout
     texts = three.rstrip("\n").split("\n\n----------\n\n")
     assert len(texts) == 3
-    second = gptbook("sample", run, "--prompt", "It", "--seed", "1", "--max-new-tokens", "8").stdout.rstrip("\n")
+    second = gptbook("sample", run, "--prompt", "It", "--seed", "1", "--max-new-tokens", "8").stdout.rstrip(
+        "\n"
+    )
     assert second == texts[1], "sample i has the seed of the first plus i"
     stopped = gptbook("sample", run, "--prompt", "It", "--max-new-tokens", "60", "--stop", "e", "\n").stdout
     assert "e" not in stopped and "\n" not in stopped.rstrip("\n")
@@ -84,7 +97,11 @@ def test_sample_several_and_stop(run: Path) -> None:
 
 def test_long_prompt_is_cut_with_notice(run: Path) -> None:
     done = gptbook("sample", run, "--prompt", TEXT * 3, "--max-new-tokens", "4")
-    assert done.returncode == 0 and "the model sees the last 8" in done.stderr and done.stdout.startswith(TEXT * 3)
+    assert (
+        done.returncode == 0
+        and "the model sees the last 8" in done.stderr
+        and done.stdout.startswith(TEXT * 3)
+    )
 
 
 def test_eval_prints_one_json_line(run: Path) -> None:
@@ -129,14 +146,18 @@ def test_resume_and_overwrite(copied: Path, text: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert gptbook(*start, "--overwrite", "--seed", "3").returncode == 0
     assert json.loads((copied / "run.json").read_text())["train"]["seed"] == 3
-    fails("train", "--corpus", text, "--out", tmp_path / "new", "--resume", *SMALL, saying="no such run folder")
+    fails(
+        "train", "--corpus", text, "--out", tmp_path / "new", "--resume", *SMALL, saying="no such run folder"
+    )
 
 
 def test_folders_that_are_no_runs_are_left_alone(text: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "one.jpg").write_bytes(b"x")
     for more in ([], ["--overwrite"]):
-        fails("train", "--corpus", text, "--out", tmp_path / "photos", *SMALL, *more, saying="holds other files")
+        fails(
+            "train", "--corpus", text, "--out", tmp_path / "photos", *SMALL, *more, saying="holds other files"
+        )
     (tmp_path / "file").write_text("x")
     fails("train", "--corpus", text, "--out", tmp_path / "file", *SMALL, saying="is a file")
     assert (tmp_path / "photos" / "one.jpg").read_bytes() == b"x"
@@ -165,8 +186,21 @@ def test_bad_corpus(name: str, tmp_path: Path) -> None:
 def test_encoding(tmp_path: Path) -> None:
     (tmp_path / "诗.txt").write_bytes(("不识庐山真面目，只缘身在此山中。\n" * 200).encode("gb18030"))
     fails("train", "--corpus", "诗.txt", "--out", "out", *SMALL, saying="not utf-8", cwd=tmp_path)
-    fails("train", "--corpus", "诗.txt", "--out", "out", *SMALL, "--encoding", "klingon", saying="klingon", cwd=tmp_path)
-    done = gptbook("train", "--corpus", "诗.txt", "--out", "out", *SMALL, "--encoding", "gb18030", cwd=tmp_path)
+    fails(
+        "train",
+        "--corpus",
+        "诗.txt",
+        "--out",
+        "out",
+        *SMALL,
+        "--encoding",
+        "klingon",
+        saying="klingon",
+        cwd=tmp_path,
+    )
+    done = gptbook(
+        "train", "--corpus", "诗.txt", "--out", "out", *SMALL, "--encoding", "gb18030", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert gptbook("sample", "out", "--prompt", "不识", cwd=tmp_path).stdout.startswith("不识")
 
@@ -214,7 +248,12 @@ def test_damaged_runs(copied: Path, tmp_path: Path) -> None:
         for command in ("sample", "eval"):
             fails(command, copied, saying=saying)
 
-    weights = copied / "checkpoints" / json.loads((copied / "best.json").read_text())["checkpoint"] / "model.safetensors"
+    weights = (
+        copied
+        / "checkpoints"
+        / json.loads((copied / "best.json").read_text())["checkpoint"]
+        / "model.safetensors"
+    )
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
     refused("damaged")
@@ -240,7 +279,9 @@ def test_prompt_longer_than_learned_positions(text: Path, tmp_path: Path) -> Non
     assert gptbook("train", "--corpus", text, "--out", tmp_path / "r", *small).returncode == 0
     fails("sample", tmp_path / "r", "--prompt", TEXT * 3, saying="longer than the context of 16")
     done = gptbook("sample", tmp_path / "r", "--prompt", "It", "--max-new-tokens", "50")
-    assert done.returncode == 0 and len(done.stdout) > 20, "writing goes on past the context, from its last half"
+    assert done.returncode == 0 and len(done.stdout) > 20, (
+        "writing goes on past the context, from its last half"
+    )
 
 
 def test_debug_shows_the_traceback(run: Path, monkeypatch: Callable) -> None:

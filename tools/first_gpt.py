@@ -1,7 +1,7 @@
 """Train a first GPT on Shakespeare's plays, measure it and let it write: what `make gpt` does, on any system.
 
-Runs the same commands that a reader would type, and shows them. With --record FILE, what was measured and written
-is kept as JSON; the preface quotes nbs/results/first_gpt.json.
+Runs the same commands that a reader would type, and shows them. With --record FILE, what was measured and
+written is kept as JSON; the preface quotes nbs/results/first_gpt.json.
 """
 
 import json
@@ -19,7 +19,9 @@ def gptbook(*arguments: str) -> str:
     shown = " ".join(f'"{a}"' if " " in a or "\n" in a else a for a in arguments).replace("\n", "\\n")
     print(f"\n$ gptbook {shown}", flush=True)
     command = [sys.executable, "-m", "gptbook", *arguments]
-    result = subprocess.run(command, encoding="utf-8", stdout=None if arguments[0] == "train" else subprocess.PIPE)
+    result = subprocess.run(
+        command, encoding="utf-8", stdout=None if arguments[0] == "train" else subprocess.PIPE
+    )
     if result.returncode:
         sys.exit(result.returncode)
     return result.stdout or ""
@@ -42,7 +44,12 @@ def main() -> None:
         print(samples[-1], flush=True)
     if "--record" in sys.argv:
         run = json.loads((RUN / "run.json").read_text(encoding="utf-8"))
-        record = {"measured": measured, "samples": samples, "train": run["train"], "versions": run["versions"]}
+        record = {
+            "measured": measured,
+            "samples": samples,
+            "train": run["train"],
+            "versions": run["versions"],
+        }
         Path(sys.argv[sys.argv.index("--record") + 1]).write_text(
             json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
