@@ -15,7 +15,6 @@ gpt: $(VENV)/.core
 
 test: $(VENV)/.dev
 	$(BIN)/ruff check . gptbook/__init__.py gptbook/__main__.py
-	$(BIN)/python tools/readme.py --check
 	$(BIN)/python -m pytest -n 2
 
 $(VENV)/bin/python:

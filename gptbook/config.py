@@ -151,7 +151,7 @@ PRESETS: dict[str, dict[str, Any]] = {
              "bias": True, "tie_embeddings": True},
 }  # fmt: skip
 
-# %% ../nbs/workshop/config.ipynb #b3d3c64d
+# %% ../nbs/workshop/config.ipynb #a9921f73
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that determines a training run. Raises ``ValueError`` for settings out of range."""
@@ -160,7 +160,7 @@ class TrainConfig:
     """name of a corpus (see: gptbook corpora), or a text file or folder"""
     out: str
     """folder of the run; must not hold another one"""
-    steps: int = 1500
+    steps: int = 1800
     """optimiser steps"""
     preset: Literal["tiny", "small", "base", "article", "gpt2"] = "small"
     """shape of the model"""

@@ -181,7 +181,7 @@ CORPORA = {
     "tinyshakespeare": CorpusInfo("40,000 lines of Shakespeare in one file", 1.1, "public domain", "a network, once", _load_tinyshakespeare),
 }  # fmt: skip
 
-# %% ../nbs/04_data.ipynb #a509dd96
+# %% ../nbs/04_data.ipynb #e77186a7
 TEXT_SUFFIXES = frozenset(".txt .md .rst .tex .org .csv .tsv .json .jsonl .xml .html .css .py .c .h .cpp .js .ts .java .go .rs .sh".split())
 
 
@@ -189,8 +189,8 @@ def read_text(path: str | os.PathLike, encoding: str = "utf-8") -> str:
     """The text of a file. ``ValueError`` for an unknown encoding, a binary file, or bytes that are not in the encoding."""
     content = Path(path).read_bytes()
     # Asked of Python itself: installed packages may register codecs that answer to any name.
-    known = encodings.search_function(encodings.normalize_encoding(encoding).lower()) is not None
-    require(known, f"no such encoding: {encoding!r}; common ones are utf-8, gb18030, big5, latin-1, utf-16")
+    codec = encodings.search_function(encodings.normalize_encoding(encoding).lower())
+    require(codec is not None and codec._is_text_encoding, f"no such encoding: {encoding!r}; common ones are utf-8, gb18030, big5, latin-1, utf-16")
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -240,7 +240,7 @@ def load_corpus(corpus: str, encoding: str = "utf-8", val_fraction: float = 0.1)
         parts = split_documents(documents, val_fraction)
     return Corpus(Path(corpus).name, *parts)
 
-# %% ../nbs/04_data.ipynb #58babe2d
+# %% ../nbs/04_data.ipynb #34925db8
 _HEADER = struct.Struct("<8sIQ32s12x")  # magic, bytes per token, number of tokens, SHA-256 of the tokens: 64 bytes
 _MAGIC = b"GPTBOOK1"
 
@@ -250,9 +250,9 @@ def write_shard(path: str | os.PathLike, tokens: np.ndarray) -> None:
 
     Raises ``ValueError`` for tokens that are negative or do not fit into 4 bytes.
     """
-    in_range = len(tokens) == 0 or (int(tokens.min()) >= 0 and int(tokens.max()) < 2**32)
-    require(in_range, "tokens must be at least 0 and below 2^32")
-    dtype = np.dtype("<u2" if len(tokens) == 0 or int(tokens.max()) < 2**16 else "<u4")
+    smallest, largest = (int(tokens.min()), int(tokens.max())) if len(tokens) else (0, 0)
+    require(smallest >= 0 and largest < 2**32, f"tokens go from {smallest} to {largest}; they must be at least 0 and below 2^32")
+    dtype = np.dtype("<u2" if largest < 2**16 else "<u4")
     payload = np.ascontiguousarray(tokens, dtype=dtype)
     with atomic_write(path) as file:
         file.write(_HEADER.pack(_MAGIC, dtype.itemsize, len(payload), hashlib.sha256(payload).digest()))

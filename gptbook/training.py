@@ -158,7 +158,7 @@ def plot_loss(metrics: list[dict[str, Any]], path: str | Path, title: str = "") 
     with atomic_write(path) as file:
         fig.savefig(file, format="png")
 
-# %% ../nbs/13_training.ipynb #d9204eeb
+# %% ../nbs/13_training.ipynb #23fe005f
 def _is_run(folder: Path) -> bool:
     try:
         info = read_json(folder / "run.json")
@@ -201,7 +201,7 @@ def _prepare(config: TrainConfig, overwrite: bool, log: Callable[[str], None]) -
         tokenizer.save(staging / "tokenizer.json")
         write_json(staging / "data" / "corpus.json", {"name": corpus.name, "bytes": corpus.n_bytes, "documents": {
             s: [d.name for d in getattr(corpus, s)] for s in ("train", "val")}})  # fmt: skip
-        versions = {"python": platform.python_version(), "torch": torch.__version__, "platform": platform.platform()}
+        versions = {"python": platform.python_version(), "torch": torch.__version__, "system": f"{platform.system()} {platform.machine()}"}
         write_json(staging / "run.json", {"format": FORMAT, "version": VERSION, "train": config.to_dict(), "versions": versions})
         shutil.rmtree(replaced, ignore_errors=True)
         if folder.exists():

@@ -1,6 +1,7 @@
 """The book as files: layering, a clean export, labels and references, outputs, the site, metadata."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from collections import Counter
 import pytest
 from bookfiles import NBS, ROOT, Cell, Notebook, imports, listed, modules, notebooks, settings
 from conftest import tracked_files
+
+from gptbook.config import TrainConfig
 
 NOTEBOOKS = notebooks()
 BY_NAME = {notebook.name: notebook for notebook in NOTEBOOKS}
@@ -528,3 +531,31 @@ def test_public_definitions_have_docstrings_and_hints(module: str) -> None:
         if isinstance(node, ast.FunctionDef):
             faults += [f"{name}: no type hint for {missing}" for missing in missing_hints(node, method)]
     complain(faults)
+
+
+# ---- the preface and the README ------------------------------------------------------------------
+
+
+def test_preface_quotes_the_recorded_run() -> None:
+    """Numbers and text in the preface are those of nbs/results/first_gpt.json, made by tools/first_gpt.py --record."""
+    record = json.loads((NBS / "results" / "first_gpt.json").read_text(encoding="utf-8"))
+    words = "\n".join(cell.source for cell in BY_NAME["index.ipynb"].cells)
+    assert f"{record['measured']['bits_per_byte']:.2f} bits for each byte" in words
+    assert f"needs {record['measured']['ngram']['bits_per_byte']:.2f} on the same plays" in words
+    quoted = [text.strip() for text in re.findall(r"^```text\n(.*?)^```", words, flags=re.M | re.S)]
+    assert any(text in sample for text in quoted for sample in record["samples"])
+    assert record["train"] == TrainConfig(corpus="shakespeare", out=record["train"]["out"]).to_dict(), (
+        "the defaults have changed since the run was recorded"
+    )
+
+
+def test_readme_is_made_from_the_preface() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "readme.py"), "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    first_screen = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:20]
+    assert [line.split()[:2] for line in first_screen if line.startswith("make ")] == [
+        ["make", "gpt"],
+        ["make", "test"],
+    ]

@@ -39,7 +39,16 @@ def main() -> None:
     )
     samples = []
     for seed, prompt in enumerate(PROMPTS):
-        arguments = ["--prompt", prompt, "--max-new-tokens", "150", "--seed", str(seed)]
+        arguments = [
+            "--prompt",
+            prompt,
+            "--max-new-tokens",
+            "150",
+            "--temperature",
+            "0.7",
+            "--seed",
+            str(seed),
+        ]
         samples.append(gptbook("sample", str(RUN), *arguments).rstrip("\n"))
         print(samples[-1], flush=True)
     if "--record" in sys.argv:
