@@ -537,16 +537,15 @@ def test_public_definitions_have_docstrings_and_hints(module: str) -> None:
 
 
 def test_preface_quotes_the_recorded_run() -> None:
-    """Numbers and text in the preface are those of nbs/results/first_gpt.json, made by tools/first_gpt.py --record."""
+    """Its numbers and text are those of results/first_gpt.json, made by tools/first_gpt.py --record."""
     record = json.loads((NBS / "results" / "first_gpt.json").read_text(encoding="utf-8"))
     words = "\n".join(cell.source for cell in BY_NAME["index.ipynb"].cells)
     assert f"{record['measured']['bits_per_byte']:.2f} bits for each byte" in words
     assert f"needs {record['measured']['ngram']['bits_per_byte']:.2f} on the same plays" in words
     quoted = [text.strip() for text in re.findall(r"^```text\n(.*?)^```", words, flags=re.M | re.S)]
     assert any(text in sample for text in quoted for sample in record["samples"])
-    assert record["train"] == TrainConfig(corpus="shakespeare", out=record["train"]["out"]).to_dict(), (
-        "the defaults have changed since the run was recorded"
-    )
+    defaults = TrainConfig(corpus="shakespeare", out=record["train"]["out"]).to_dict()
+    assert record["train"] == defaults, "the defaults have changed since the run was recorded"
 
 
 def test_readme_is_made_from_the_preface() -> None:
