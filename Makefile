@@ -1,4 +1,4 @@
-# make gpt   train a GPT on Shakespeare's plays and let it write (five minutes)
+# make gpt   train a GPT on Shakespeare's plays into runs/make-gpt and let it write (under five minutes)
 # make test  run all tests
 PYTHON ?= python3
 # More options for pip, for example where to find PyTorch's build without CUDA: see README.md.

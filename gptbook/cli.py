@@ -21,7 +21,7 @@ import tyro
 
 from .config import TrainConfig
 
-# %% ../nbs/workshop/cli.ipynb #648379fc
+# %% ../nbs/workshop/cli.ipynb #5a7e4152
 Work = Callable[[], None]
 RunFolder = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
@@ -41,7 +41,7 @@ def train_command(config: tyro.conf.OmitArgPrefixes[TrainConfig], resume: bool =
         run = train(config, resume=resume, overwrite=overwrite)
         best = min((m for m in run.metrics if "val_loss" in m), key=lambda m: m["val_loss"])
         print(f"held-out loss {best['val_loss']:.3f} nats per token at step {best['step']}; loss curve: {Path(config.out) / 'loss.png'}")
-        print(f'next: gptbook eval {config.out} --baseline | gptbook sample {config.out} --prompt "..."')
+        print(f'next:\n  gptbook eval {config.out} --baseline\n  gptbook sample {config.out} --prompt "..."')
 
     return work
 

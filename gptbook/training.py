@@ -258,7 +258,7 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
             break
     return out
 
-# %% ../nbs/13_training.ipynb #27f75c24
+# %% ../nbs/13_training.ipynb #1c7de558
 def train(
     config: TrainConfig,
     *,
@@ -303,7 +303,7 @@ def train(
     batches = Batches(data["train"], config.batch_size, config.context_length, config.seed)
     tokens = config.batch_size * config.context_length * config.accumulate
     log(f"model: {config.preset}, {model.num_params():,} parameters")
-    log(f"device: {why}; precision: {why_dtype}" + (f"; {torch.get_num_threads()} threads" if device.type == "cpu" else ""))
+    log(f"device: {why}; precision: {why_dtype}" + (f"; threads: {torch.get_num_threads()}" if device.type == "cpu" else ""))
     log(f"steps: {config.steps:,} of {tokens:,} tokens, {config.steps * tokens / len(data['train']):.1f} times through the text")
     _loop(config, folder, model, optimizer, batches, data["val"], state, metrics, dtype, progress, on_step)
     best, _ = load_run(folder)

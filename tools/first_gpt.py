@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-RUN = Path("runs/shakespeare")
+RUN = Path("runs/make-gpt")  # belongs to this program, which replaces it each time
 PROMPTS = ("ROMEO:\n", "LADY MACBETH:\nCome, you spirits", "Enter two Clowns\n\n")
 
 
