@@ -163,7 +163,7 @@ COMMANDS: dict[str, Callable[..., Work]] = {
     "corpora": corpora_command,
 }
 
-# %% ../nbs/workshop/cli.ipynb #79ea47d9
+# %% ../nbs/workshop/cli.ipynb #4bdf9ca8
 def _one_line(box: str) -> str:
     """The message in tyro's box, drawn with lines or, where the output is no terminal, with dashes under a title."""
     groups: list[list[str]] = [[]]
@@ -215,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         work()
     except KeyboardInterrupt:
         return _fail("interrupted (for a training run: repeat the command with --resume to go on)", 130)
-    except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+    except (ValueError, OverflowError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         if os.environ.get("GPTBOOK_DEBUG"):
             raise
         return _fail(error)

@@ -151,7 +151,7 @@ PRESETS: dict[str, dict[str, Any]] = {
              "bias": True, "tie_embeddings": True},
 }  # fmt: skip
 
-# %% ../nbs/workshop/config.ipynb #a9921f73
+# %% ../nbs/workshop/config.ipynb #18153dce
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that determines a training run. Raises ``ValueError`` for settings out of range."""
@@ -221,6 +221,12 @@ class TrainConfig:
         for name in ("beta1", "beta2", "dropout"):
             require(0 <= getattr(self, name) < 1, f"{name} = {getattr(self, name)} must be in [0, 1)")
         require(0 <= self.min_lr_ratio <= 1, f"min_lr_ratio = {self.min_lr_ratio} must be in [0, 1]")
+        for name in ("lr", "clip", "weight_decay"):
+            require(getattr(self, name) < 1e6, f"{name} = {getattr(self, name)} must be below 1e6")
+        for name, most in (("seed", 2**63 - 1), ("threads", 1024)):
+            require(getattr(self, name) <= most, f"{name} = {getattr(self, name)} must be at most {most}")
+        for name in ("steps", "context_length", "batch_size", "accumulate", "eval_every", "eval_batches"):
+            require(getattr(self, name) <= 10**9, f"{name} = {getattr(self, name)} must be at most 1,000,000,000")
         one_of("preset", self.preset, PRESETS)
         one_of("tokenizer", self.tokenizer, ("bpe", "char", "word"))
         one_of("device", self.device, ("auto", "cpu", "cuda", "mps"))

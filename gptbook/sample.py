@@ -16,10 +16,10 @@ from .model import GPT
 from .tokenizer import Tokenizer
 from .workshop.checks import require
 
-# %% ../nbs/14_sample.ipynb #dc0cd065
+# %% ../nbs/14_sample.ipynb #0b5c85a9
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
-    """Divide logits (B, V) by a temperature above 0. Source: Ackley et al. 1985."""
-    return logits / temperature
+    """Divide logits (B, V) by a temperature above 0 (one below 1e-6 counts as that). Source: Ackley et al. 1985."""
+    return logits / max(temperature, 1e-6)
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -37,7 +37,9 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     ordered, order = logits.sort(dim=-1, descending=True, stable=True)
     probabilities = ordered.softmax(dim=-1)
     before = probabilities.cumsum(dim=-1) - probabilities  # mass of the more probable ones
-    drop = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= p)
+    drop = before >= p
+    drop[..., 0] = False  # the most probable one stays, however small p is
+    drop = torch.zeros_like(drop).scatter(-1, order, drop)
     return logits.masked_fill(drop, float("-inf"))
 
 

@@ -158,7 +158,10 @@ def plot_loss(metrics: list[dict[str, Any]], path: str | Path, title: str = "") 
     with atomic_write(path) as file:
         fig.savefig(file, format="png")
 
-# %% ../nbs/13_training.ipynb #23fe005f
+# %% ../nbs/13_training.ipynb #f720dc9c
+_OWN_FILES = {"run.json", "tokenizer.json", "data", "checkpoints", "best.json", "last.json", "metrics.jsonl", "loss.png"}
+
+
 def _is_run(folder: Path) -> bool:
     try:
         info = read_json(folder / "run.json")
@@ -177,6 +180,8 @@ def _prepare(config: TrainConfig, overwrite: bool, log: Callable[[str], None]) -
         require(folder.is_dir(), f"{config.out} is a file; --out must name a folder")
         empty = not any(folder.iterdir())
         require(empty or _is_run(folder), f"{config.out} holds other files; choose an empty or new folder for --out")
+        foreign = sorted(p.name for p in folder.iterdir() if p.name not in _OWN_FILES)
+        require(not foreign or not overwrite, f"{config.out} also holds {', '.join(foreign[:3])}, which --overwrite would remove; move it away")
         require(
             empty or overwrite,
             f"{config.out} holds another run; add --resume to go on with it, --overwrite to replace it, or choose another --out",

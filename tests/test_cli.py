@@ -243,6 +243,20 @@ def test_bad_sampling(run: Path, option: str, value: str, saying: str) -> None:
     fails("sample", run, option, value, saying=saying)
 
 
+def test_overwrite_removes_nothing_but_a_run(copied: Path, text: Path) -> None:
+    (copied / "mytext.txt").write_text("mine")
+    start = ["train", "--corpus", text, "--out", copied, *SMALL]
+    fails(*start, "--overwrite", saying="mytext.txt")
+    fails(*start, "--overwrite", "--lr", "inf", saying="lr = inf")
+    assert (copied / "mytext.txt").read_text() == "mine" and (copied / "best.json").is_file()
+
+
+@pytest.mark.parametrize("settings", [["--temperature", "1e-45"], ["--top-p", "1e-320"]])
+def test_extreme_settings_are_greedy(run: Path, settings: list[str]) -> None:
+    greedy = gptbook("sample", run, "--prompt", "It", "--temperature", "0").stdout
+    assert gptbook("sample", run, "--prompt", "It", *settings).stdout == greedy
+
+
 def test_damaged_runs(copied: Path, tmp_path: Path) -> None:
     def refused(saying: str) -> None:
         for command in ("sample", "eval"):
