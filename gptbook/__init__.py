@@ -38,6 +38,7 @@ _MODULES = {
     "block": ("Block", "LayerNorm", "RMSNorm"),
     "config": ("GPTConfig", "TrainConfig"),
     "model": ("GPT", "count_params", "flops_per_token"),
+    "backprop": ("NumpyAdamW", "NumpyGPT"),
     "optim": ("AdamW", "warmup_cosine"),
     "training": ("Run", "load_run", "train"),
     "sample": ("generate", "generate_text"),

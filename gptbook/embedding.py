@@ -60,14 +60,14 @@ class LearnedPositions(nn.Module):
             f"{length} tokens are longer than the context of {self.weight.shape[0]} for which positions were learned; shorten the text",
         )
 
-# %% ../nbs/05_embedding.ipynb #250967ac
+# %% ../nbs/05_embedding.ipynb #4087caa5
 class SinusoidalPositions(nn.Module):
     """Fixed sines and cosines of the position, to be added to the token's vector. No parameters, no longest position.
 
     Args:
         d_model: width, even.
 
-    Shapes: positions (T,) or (B, T) -> (T, d_model) or (B, T, d_model), float32.
+    Shapes: positions (T,) or (B, T) -> (T, d_model) or (B, T, d_model), in ``dtype``.
     Source: Vaswani et al. 2017, section 3.5.
     """
 
@@ -76,8 +76,8 @@ class SinusoidalPositions(nn.Module):
         require(d_model % 2 == 0, f"d_model = {d_model} must be even for sinusoidal positions")
         self.d_model = d_model
 
-    def forward(self, positions: Tensor) -> Tensor:
-        omega = 10000.0 ** (-torch.arange(0, self.d_model, 2, device=positions.device) / self.d_model)  # (d/2,)
+    def forward(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        omega = 10000.0 ** (-torch.arange(0, self.d_model, 2, device=positions.device, dtype=dtype) / self.d_model)  # (d/2,)
         angle = positions[..., None] * omega  # (..., T, d/2)
         return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)  # (..., T, d/2, 2) -> (..., T, d)
 
@@ -92,7 +92,7 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
-# %% ../nbs/05_embedding.ipynb #6bd04aab
+# %% ../nbs/05_embedding.ipynb #878522c9
 class RotaryPositions(nn.Module):
     """The cosines and sines that `apply_rotary` needs. No parameters, no longest position.
 
@@ -100,7 +100,7 @@ class RotaryPositions(nn.Module):
         d_k: width of a head, even.
         theta: base of the frequencies, omega_i = theta^(-2i/d_k).
 
-    Shapes: positions (T,) -> two tensors (T, d_k/2); positions (B, T) -> two tensors (B, 1, T, d_k/2), float32.
+    Shapes: positions (T,) -> two tensors (T, d_k/2); positions (B, T) -> two tensors (B, 1, T, d_k/2), in ``dtype``.
     """
 
     def __init__(self, d_k: int, theta: float = 10000.0):
@@ -108,8 +108,8 @@ class RotaryPositions(nn.Module):
         require(d_k % 2 == 0, f"the head width d_k = {d_k} must be even for rotary positions")
         self.d_k, self.theta = d_k, theta
 
-    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        omega = self.theta ** (-torch.arange(0, self.d_k, 2, device=positions.device, dtype=torch.float32) / self.d_k)
+    def forward(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        omega = self.theta ** (-torch.arange(0, self.d_k, 2, device=positions.device, dtype=dtype) / self.d_k)
         angle = positions[..., None] * omega  # (T, d_k/2) or (B, T, d_k/2)
         if positions.ndim == 2:
             angle = angle[:, None]  # room for the heads: (B, 1, T, d_k/2)

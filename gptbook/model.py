@@ -22,7 +22,7 @@ from .feedforward import default_d_ff
 from .workshop.checks import require
 from .workshop.files import atomic_write, read_json, write_json
 
-# %% ../nbs/10_model.ipynb #cfc9acee
+# %% ../nbs/10_model.ipynb #1162ef46
 class GPT(nn.Module):
     """A GPT by its configuration: h_0 = E x, h_l = Transformer(h_{l-1}), logits = W h_n.
 
@@ -74,10 +74,13 @@ class GPT(nn.Module):
             mask = (torch.arange(end, device=ids.device) >= padding[:, None])[:, None, None]  # (B, 1, 1, T_k): not the padding
             positions = (positions - padding[:, None]).clamp(min=0)  # (B, T): the first real token is at 0
         x, rotary = self.embedding(ids), None
+        exact = torch.promote_types(x.dtype, torch.float32)  # angles: never in half precision, in float64 for a float64 model
         if isinstance(self.positions, RotaryPositions):
-            rotary = self.positions(positions)
+            rotary = self.positions(positions, exact)
+        elif isinstance(self.positions, SinusoidalPositions):
+            x = x + self.positions(positions, exact).to(x.dtype)
         elif self.positions is not None:
-            x = x + self.positions(positions).to(x.dtype)
+            x = x + self.positions(positions)
         x = self.drop(x)
         for i, block in enumerate(self.blocks):
             x = block(x, rotary=rotary, cache=cache[i] if cache else None, mask=mask)
