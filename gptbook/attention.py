@@ -21,7 +21,7 @@ def causal_mask(n_query: int, n_key: int, device: torch.device | str | None = No
     require(n_query <= n_key, f"{n_query} queries but only {n_key} keys: a query must at least see itself")
     return torch.ones(n_query, n_key, dtype=torch.bool, device=device).tril(n_key - n_query)
 
-# %% ../nbs/06_attention.ipynb #32aa161b
+# %% ../nbs/06_attention.ipynb #ca854ccc
 def scaled_dot_product_attention(
     q: Tensor,
     k: Tensor,
@@ -44,7 +44,7 @@ def scaled_dot_product_attention(
             A query that may look nowhere gets the output 0.
         dropout: chance that a weight is set to zero (the others are scaled up); use 0 outside training.
         return_weights: also return the weights (B, h, T_q, T_k), before dropout; this takes the plain path.
-        fused: use PyTorch's fused kernel (never with ``return_weights``); None: wherever it is not the slower one.
+        fused: use PyTorch's fused kernel (never with ``return_weights``); None: yes, but not on a CPU in bfloat16 up to 512 keys.
 
     Returns (B, h, T_q, d_v), or that and the weights.
     Source: Vaswani et al. 2017, equation 1.
@@ -52,7 +52,7 @@ def scaled_dot_product_attention(
     n_query, n_key = q.shape[-2], k.shape[-2]
     if causal and n_query == 1:
         causal = False  # a single query is the last position and sees every key
-    if fused is None:  # on a CPU in bfloat16 the kernel is the slower path
+    if fused is None:  # on some CPUs in bfloat16 the kernel is the slower path for short texts
         fused = not (q.device.type == "cpu" and q.dtype == torch.bfloat16 and n_key <= 512)
     fused = fused and not return_weights
     if fused and mask is None and n_query == n_key:

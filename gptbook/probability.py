@@ -30,7 +30,7 @@ def draw(p: np.ndarray, rng: np.random.Generator, temperature: float = 1.0) -> i
     ladder = np.cumsum(p)
     return int(np.searchsorted(ladder, rng.random() * ladder[-1], side="right"))
 
-# %% ../nbs/01_probability.ipynb #9eda2fd9
+# %% ../nbs/01_probability.ipynb #c44b98a4
 def check_distribution(name: str, p: ArrayLike) -> np.ndarray:
     """``p`` as float64; ``ValueError`` unless it is >= 0 and sums to 1 (within 1e-4) over its last axis."""
     p = np.asarray(p, dtype=np.float64)
@@ -57,7 +57,7 @@ def entropy(p: ArrayLike) -> np.ndarray | float:
     """Entropy of ``p`` in nats, over the last axis: (..., V) -> (...). Source: Shannon (1948), section 6."""
     return cross_entropy(p, p)
 
-# %% ../nbs/01_probability.ipynb #6e3fed13
+
 def kl_divergence(p: ArrayLike, q: ArrayLike) -> np.ndarray | float:
     """Kullback-Leibler divergence KL(p || q) in nats, over the last axis; inf where p > 0 and q = 0.
 
@@ -109,7 +109,7 @@ def _token_array(ids: Any, vocab_size: int) -> np.ndarray:
             f"token {low if low < 0 else high} is outside 0 .. {vocab_size - 1} (vocab_size = {vocab_size})")
     return tokens.astype(np.int64)
 
-# %% ../nbs/01_probability.ipynb #bc230ccc
+# %% ../nbs/01_probability.ipynb #efd9b090
 class Level(NamedTuple):
     """The n-grams of one length (k + 1 tokens: a context of k, and the token after it), found in a text."""
 
@@ -126,7 +126,7 @@ def next_contexts(found: np.ndarray, starts: np.ndarray) -> np.ndarray:
     context[starts] = -1
     return context
 
-# %% ../nbs/01_probability.ipynb #7de199d9
+
 def count_levels(tokens: np.ndarray, starts: np.ndarray, order: int, vocab_size: int) -> list[Level]:
     """Count all n-grams of 1 to ``order`` tokens inside documents; one ``Level`` for each length.
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['END_OF_TEXT', 'UNKNOWN', 'FILE_FORMAT', 'WORDS', 'BYTE_ORDER', 'TO_IDS', 'PATTERNS', 'LONGEST_SPACE', 'check_text',
            'as_documents', 'Vocabulary', 'Tokenizer', 'load_tokenizer', 'load_jieba', 'segment_words', 'WordTokenizer',
-           'CharTokenizer', 'cut_long_spaces', 'engine_differences', 'full_pattern', 'split_text', 'count_pieces',
-           'PairIndex', 'train_merges', 'bpe_encode', 'check_pattern', 'letters_of', 'read_gpt2_merges', 'BPETokenizer',
+           'CharTokenizer', 'cut_long_spaces', 'engine_differences', 'full_pattern', 'check_pattern', 'split_text',
+           'count_pieces', 'PairIndex', 'train_merges', 'bpe_encode', 'letters_of', 'read_gpt2_merges', 'BPETokenizer',
            'train_tokenizer']
 
 # %% ../nbs/03_tokenizer.ipynb #b2c027fa
@@ -259,22 +259,21 @@ class CharTokenizer(Tokenizer):
     def _from_state(cls, state: dict[str, Any]) -> "CharTokenizer":
         return cls(check_text(state["characters"]))
 
-# %% ../nbs/03_tokenizer.ipynb #aa5f60e7
+# %% ../nbs/03_tokenizer.ipynb #e2aa63b8
 BYTE_ORDER = [*range(33, 127), *range(161, 173), *range(174, 256)]
 BYTE_ORDER += [b for b in range(256) if b not in BYTE_ORDER]
 """``BYTE_ORDER[i]`` is the byte of id i: first those that print in Latin-1, then the others (GPT-2's order)."""
 
-TO_IDS = bytes(BYTE_ORDER.index(b) for b in range(256))
-"""A table for ``bytes.translate``: byte to id."""
+TO_IDS = bytes(BYTE_ORDER.index(b) for b in range(256))  # a table for bytes.translate: byte to id
 
-# %% ../nbs/03_tokenizer.ipynb #17c51268
+# %% ../nbs/03_tokenizer.ipynb #b177a3fc
 PATTERNS = {
     "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s+(?!\S)|\s+",
     "gpt4": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*+"
             r"|\s*[\r\n]+|\s+(?!\S)|\s+",
-}
-"""How GPT-2 and GPT-4 cut text into pieces before BPE; for the module ``regex`` and for tiktoken's engine."""
+}  # how GPT-2 and GPT-4 cut text into pieces before BPE; for the module regex and for tiktoken's engine
 
+# %% ../nbs/03_tokenizer.ipynb #ecc4b94e
 LONGEST_SPACE = 100_000
 
 
@@ -304,10 +303,27 @@ def engine_differences() -> dict[int, str]:
             table[ord(character)] = stand_in
     return table
 
-# %% ../nbs/03_tokenizer.ipynb #2e5c63d7
+# %% ../nbs/03_tokenizer.ipynb #c14c5fe9
 def full_pattern(pattern: str) -> str:
     """The regular expression for ``pattern``: a name in ``PATTERNS``, or an expression, completed so that it loses nothing."""
     return PATTERNS[pattern] if pattern in PATTERNS else rf"(?:{pattern})|[\s\S]"
+
+
+def check_pattern(pattern: str) -> str:
+    """Return ``pattern`` if it is a name in ``PATTERNS`` or a regular expression for both engines; else ``ValueError``."""
+    require(isinstance(pattern, str), f"pattern must be a str, not {type(pattern).__name__}")
+    if pattern in PATTERNS:
+        return pattern
+    if re.fullmatch(r"\w*", pattern):
+        one_of("pattern", pattern, PATTERNS)
+    try:
+        matches_nothing = regex.compile(pattern).fullmatch("") is not None
+        tiktoken.Encoding("probe", pat_str=full_pattern(pattern), special_tokens={},
+                          mergeable_ranks={bytes([b]): b for b in range(256)})
+    except (regex.error, ValueError) as error:
+        raise ValueError(f"pattern {pattern!r} cannot be used: {error}") from None
+    require(not matches_nothing, f"pattern {pattern!r} matches the empty string; each piece needs a character")
+    return pattern
 
 
 def split_text(text: str, pattern: str = "gpt4") -> list[str]:
@@ -339,9 +355,9 @@ def count_pieces(text: str | Iterable[str], pattern: str, chunk: int = 1 << 20) 
             start = stop
     return Counter({piece.encode("utf-8"): n for piece, n in counts.items()})
 
-# %% ../nbs/03_tokenizer.ipynb #92881ed2
+# %% ../nbs/03_tokenizer.ipynb #3e10e60d
 class PairIndex:
-    """All pieces in one row of ids: the weighted count of every pair of neighbours, and its places."""
+    """All pieces in one row of ids: the weighted count of every pair of neighbors, and its places."""
 
     def __init__(self, pieces: Mapping[bytes, int]):
         self.length = [1] * 256  # of each token, in bytes
@@ -412,9 +428,9 @@ def train_merges(pieces: Mapping[bytes, int], vocab_size: int) -> list[tuple[int
                 heapq.heappush(heap, (-index.count[other], other))
     return merges
 
-# %% ../nbs/03_tokenizer.ipynb #8ea1b9aa
+# %% ../nbs/03_tokenizer.ipynb #8b40364a
 def bpe_encode(piece: bytes, ranks: Mapping[bytes, int]) -> list[int]:
-    """Byte-pair encode one piece: join the neighbours whose joined bytes have the smallest rank, until none have one.
+    """Byte-pair encode one piece: join the neighbors whose joined bytes have the smallest rank, until none have one.
 
     The reference for what tiktoken does; quadratic in ``len(piece)``.
     """
@@ -427,23 +443,6 @@ def bpe_encode(piece: bytes, ranks: Mapping[bytes, int]) -> list[int]:
             break
         parts[i : i + 2] = [parts[i] + parts[i + 1]]
     return [ranks[part] for part in parts]
-
-# %% ../nbs/03_tokenizer.ipynb #9970e170
-def check_pattern(pattern: str) -> str:
-    """Return ``pattern`` if it is a name in ``PATTERNS`` or a regular expression for both engines; else ``ValueError``."""
-    require(isinstance(pattern, str), f"pattern must be a str, not {type(pattern).__name__}")
-    if pattern in PATTERNS:
-        return pattern
-    if re.fullmatch(r"\w*", pattern):
-        one_of("pattern", pattern, PATTERNS)
-    try:
-        matches_nothing = regex.compile(pattern).fullmatch("") is not None
-        tiktoken.Encoding("probe", pat_str=full_pattern(pattern), special_tokens={},
-                          mergeable_ranks={bytes([b]): b for b in range(256)})
-    except (regex.error, ValueError) as error:
-        raise ValueError(f"pattern {pattern!r} cannot be used: {error}") from None
-    require(not matches_nothing, f"pattern {pattern!r} matches the empty string; each piece needs a character")
-    return pattern
 
 # %% ../nbs/03_tokenizer.ipynb #8be6e1d5
 def letters_of(token: bytes) -> str:

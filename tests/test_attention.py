@@ -121,6 +121,17 @@ def test_attention_of_large_scores_does_not_overflow() -> None:
         close(scaled_dot_product_attention(q, k, v, fused=fused), torch.full((1, 1, 4, 8), 1.5), 1e-6)
 
 
+def test_a_forbidden_key_gets_nothing_however_large_its_score() -> None:
+    """Minus infinity, not a large number: the scores of later keys are above it by 90,000 a position."""
+    q, k = torch.full((1, 1, 4, 4), 300.0), torch.arange(4.0)[:, None].expand(1, 1, 4, 4) * 150
+    v = randn(1, 1, 4, 3).float()
+    last_two = torch.tensor([[False, False, True, True]])
+    for fused in (True, False):
+        assert torch.equal(scaled_dot_product_attention(q, k, v, causal=True, fused=fused), v)
+        out = scaled_dot_product_attention(q, k, v, mask=~last_two, fused=fused)
+        assert torch.equal(out, v[:, :, 1:2].expand(1, 1, 4, 3))
+
+
 def test_dropout_drops_weights_and_keeps_their_mean() -> None:
     q, k = randn(1, 1, 1, 4), randn(1, 1, 20_000, 4) * 0
     ones = torch.ones(1, 1, 20_000, 1, dtype=torch.float64)

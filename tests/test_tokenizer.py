@@ -7,8 +7,11 @@ import random
 import sysconfig
 import time
 from collections import Counter
+from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiktoken
@@ -42,6 +45,7 @@ ENGLISH = (
 )
 CHINESE = "不识庐山真面目,只缘身在此山中。横看成岭侧成峰,远近高低各不同。认得石头的人。🙂👩‍👩‍👧é e\u0301" * 3
 TEXT = ENGLISH + CHINESE
+BYTES = [bytes([b]) for b in BYTE_ORDER]
 TOKENIZERS = {name: BPETokenizer.train(TEXT, 500, pattern=name) for name in PATTERNS}
 anything = st.text(st.characters(exclude_categories=["Cs"]))
 likely = st.text(
@@ -124,29 +128,53 @@ def prose(size: int) -> str:
     return "".join(path.read_text(encoding="utf-8", errors="ignore") for path in paths)[:size]
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
-def test_merges_equal_those_of_tokenizers(pattern: str) -> None:
+def in_tokenizers(pattern: str, merges: Sequence[tuple[str, str]] = ()) -> Any:
+    """A tokenizer of the package ``tokenizers``: byte-level, one of our patterns, merges in letters."""
     hf = pytest.importorskip("tokenizers")
-    text = prose(600_000) + CHINESE * 5
-    model = hf.Tokenizer(hf.models.BPE())
-    byte_level = hf.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    vocab = {letter: i for i, letter in enumerate([*map(letters_of, BYTES), *map("".join, merges)])}
+    theirs = hf.Tokenizer(hf.models.BPE(vocab=vocab, merges=list(merges)) if merges else hf.models.BPE())
     split = hf.pre_tokenizers.Split(hf.Regex(PATTERNS[pattern]), "isolated")
-    model.pre_tokenizer = hf.pre_tokenizers.Sequence([split, byte_level])
-    model.train_from_iterator(
-        [text],
-        hf.trainers.BpeTrainer(
-            vocab_size=4096,
-            special_tokens=[END_OF_TEXT],
-            initial_alphabet=byte_level.alphabet(),
-            show_progress=False,
-        ),
+    byte_level = hf.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    theirs.pre_tokenizer = hf.pre_tokenizers.Sequence([split, byte_level])
+    return theirs
+
+
+def their_merges(text: str, vocab_size: int, pattern: str) -> list[tuple[str, str]]:
+    """What the package ``tokenizers`` learns; of its merges the first for each token."""
+    model = in_tokenizers(pattern)
+    trainers = pytest.importorskip("tokenizers").trainers
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=list(map(letters_of, BYTES)),
+        show_progress=False,
     )
+    model.train_from_iterator([text], trainer)
     theirs = {}
     for left, right in json.loads(model.to_str())["model"]["merges"]:
         theirs.setdefault(left + right, (left, right))  # they also list merges into an existing token
+    return list(theirs.values())
+
+
+def merges_in_letters(tok: BPETokenizer) -> list[tuple[str, str]]:
+    letters = [letters_of(token) for token in tok.ranks]
+    return [(letters[a], letters[b]) for a, b in tok.merges]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_merges_equal_those_of_tokenizers(pattern: str) -> None:
+    text = prose(600_000) + CHINESE * 5
     ours = BPETokenizer.train(text, 4096, pattern=pattern)
-    letters = [letters_of(token) for token in ours.ranks]
-    assert [(letters[a], letters[b]) for a, b in ours.merges] == list(theirs.values())
+    assert merges_in_letters(ours) == their_merges(text, 4096, pattern)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text("ab山🙂 ", min_size=1, max_size=12), min_size=1, max_size=8), st.integers(257, 300))
+def test_merges_of_toys_equal_those_of_tokenizers(words: list[str], vocab_size: int) -> None:
+    """Texts this short are full of ties, and of runs where pairs overlap."""
+    text = "\n".join(words)
+    ours = BPETokenizer.train(text, vocab_size, pattern="gpt4")
+    assert merges_in_letters(ours) == their_merges(text, vocab_size, "gpt4")
 
 
 def test_one_string_and_documents_and_chunks() -> None:
@@ -339,21 +367,53 @@ def gpt2_files() -> tuple[Path, Path]:
     return folder / "vocab.bpe", folder / "encoder.json"
 
 
-def test_gpt2_ids(tmp_path: Path) -> None:
+@cache
+def gpt2_by_others() -> tuple[BPETokenizer, tiktoken.Encoding, Any]:
+    """GPT-2's tokenizer three times: ours, in tiktoken with the published pattern, in ``tokenizers``."""
     vocab_bpe, encoder_json = gpt2_files()
-    tok = BPETokenizer.gpt2(vocab_bpe, encoder_json)
-    assert tok.vocab_size == 50257 and tok.end_of_text == 50256
     byte = {letters_of(bytes([b])): b for b in range(256)}
     table = json.loads(encoder_json.read_text(encoding="utf-8"))
     ranks = {bytes(byte[c] for c in name): i for name, i in table.items() if name != END_OF_TEXT}
     published = r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-    theirs = tiktoken.Encoding("gpt2", pat_str=published, mergeable_ranks=ranks, special_tokens={})
+    special = {END_OF_TEXT: table[END_OF_TEXT]}
+    theirs = tiktoken.Encoding("gpt2", pat_str=published, mergeable_ranks=ranks, special_tokens=special)
+    hf = pytest.importorskip("tokenizers")
+    rust = hf.Tokenizer(hf.models.BPE.from_file(str(encoder_json), str(vocab_bpe)))
+    rust.pre_tokenizer = hf.pre_tokenizers.ByteLevel(
+        add_prefix_space=False
+    )  # with GPT-2's pattern of their own
+    rust.add_special_tokens([END_OF_TEXT])
+    return BPETokenizer.gpt2(vocab_bpe, encoder_json), theirs, rust
+
+
+def test_gpt2_ids(tmp_path: Path) -> None:
+    tok, theirs, rust = gpt2_by_others()
+    assert tok.vocab_size == 50257 and tok.end_of_text == 50256
     for text in (TEXT, "Hello world", prose(200_000)):
-        assert tok.encode(text) == theirs.encode_ordinary(text)
+        assert tok.encode(text) == theirs.encode_ordinary(text) == rust.encode(text).ids
     assert tok.encode("Hello world") == [15496, 995]
     assert tok.encode_python(TEXT) == tok.encode(TEXT)
     tok.save(tmp_path / "t.json")
     assert load_tokenizer(tmp_path / "t.json").encode(TEXT) == tok.encode(TEXT)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(anything | likely | st.sampled_from([END_OF_TEXT, "<|endof", "text|>", "<|"]), max_size=6))
+def test_gpt2_ids_of_any_text_with_special_tokens(parts: list[str]) -> None:
+    tok, theirs, rust = gpt2_by_others()
+    text = "".join(parts)
+    ids = tok.encode(text, allow_special=True)
+    assert ids == theirs.encode(text, allowed_special="all") == rust.encode(text).ids
+    assert tok.encode(text) == theirs.encode_ordinary(text)
+    assert tok.decode(ids) == theirs.decode(ids) == text
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@settings(max_examples=200, deadline=None)
+@given(text=anything | likely)
+def test_ids_of_any_text_equal_those_of_tokenizers(pattern: str, text: str) -> None:
+    tok = TOKENIZERS[pattern]
+    assert tok.encode(text) == in_tokenizers(pattern, merges_in_letters(tok)).encode(text).ids
 
 
 def test_gpt2_damaged_files(tmp_path: Path) -> None:
