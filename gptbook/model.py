@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GPT', 'load_weights', 'count_params', 'flops_per_token']
 
-# %% ../nbs/10_model.ipynb #47303ab0
+# %% ../nbs/10_model.ipynb #16e54dcf
 import math
 import os
 from pathlib import Path
@@ -18,7 +18,6 @@ from .attention import KVCache
 from .block import Block, make_norm
 from .config import GPTConfig
 from .embedding import LearnedPositions, RotaryPositions, SinusoidalPositions, TokenEmbedding
-from .feedforward import default_d_ff
 from .workshop.checks import require
 from .workshop.files import atomic_write, read_json, write_json
 
@@ -165,11 +164,11 @@ def load_weights(model: GPT, path: str | os.PathLike) -> None:
         require(shapes[0] == shapes[1], f"{path}: {name!r} has the shape {shapes[0]}, the model needs {shapes[1]}")
     model.load_state_dict(tensors)
 
-# %% ../nbs/10_model.ipynb #d519c88c
+# %% ../nbs/10_model.ipynb #3d15a5a2
 def count_params(config: GPTConfig) -> int:
     """Number of parameters of a GPT, by closed formula, without building it."""
     c, b = config, int(config.bias)
-    d, d_ff = c.d_model, c.d_ff or default_d_ff(c.d_model, c.ffn)
+    d, d_ff = c.d_model, c.ffn_width
     norm = d * (1 + b) if c.norm == "layernorm" else d
     rows_qkv = (c.n_head + 2 * c.kv_heads) * c.d_k
     rows_up = d_ff * (2 if c.ffn == "swiglu" else 1)
@@ -179,14 +178,14 @@ def count_params(config: GPTConfig) -> int:
     tables = c.vocab_size * d * (1 if c.tie_embeddings else 2) + (c.context_length * d if c.position == "learned" else 0)
     return blocks + tables
 
-# %% ../nbs/10_model.ipynb #a6edd05b
+# %% ../nbs/10_model.ipynb #1ed9e1f7
 def flops_per_token(config: GPTConfig, length: int, *, training: bool = False) -> int:
     """Operations (multiplications and additions) per token of a text of ``length`` tokens, all scores counted.
 
     With ``training``, forward and backward. Elementwise work (norms, bends, softmax) is not counted.
     """
     c = config
-    d, d_ff = c.d_model, c.d_ff or default_d_ff(c.d_model, c.ffn)
+    d, d_ff = c.d_model, c.ffn_width
     rows = (c.n_head + 2 * c.kv_heads) * c.d_k + d + d_ff * (3 if c.ffn == "swiglu" else 2)
     matrices = c.n_layer * rows * d + c.vocab_size * d
     return (2 * matrices + 4 * c.n_layer * length * d) * (3 if training else 1)

@@ -45,7 +45,9 @@ def bold(notebook: Notebook) -> list[str]:
         text = "\n".join(line for line in cell.prose.splitlines() if not line.startswith("|"))
         found += re.findall(r"(?<!\*)\*\*([^*]+)\*\*(?!\*)", text)
     terms = [
-        name for name in found if not re.search(r"[.:?!,。：]$", name.strip()) and len(name.split()) <= 5
+        name
+        for name in found
+        if not re.search(r"[.:?!,。：][\"”]?$", name.strip()) and len(name.split()) <= 5
     ]
     return [name for name in terms if re.search(r"[A-Za-z]", name)]
 

@@ -15,21 +15,22 @@ from gptbook.workshop.notebooks import Notebook
 # taken to be long.
 SECONDS = {
     "15_evaluate": 55,
+    "11_backprop": 50,
+    "05_embedding": 40,
+    "09_block": 40,
+    "08_feedforward": 35,
+    "10_model": 30,
+    "07_multihead": 30,
+    "06_attention": 30,
+    "01_probability": 25,
+    "03_tokenizer": 25,
+    "04_data": 20,
     "13_training": 20,
     "14_sample": 18,
-    "01_probability": 18,
-    "03_tokenizer": 15,
-    "10_model": 9,
-    "07_multihead": 9,
-    "06_attention": 8,
-    "04_data": 6,
-    "09_block": 6,
-    "12_optim": 5,
-    "05_embedding": 4,
-    "08_feedforward": 3,
     "A_notation": 12,
-    "B_ledger": 4,
     "D_article": 8,
+    "12_optim": 5,
+    "B_ledger": 4,
 }
 TIMEOUT = 1800
 SEEN = ("PYTEST_", "COV_")  # settings of this run of pytest that are not the notebooks' business
