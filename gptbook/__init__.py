@@ -39,7 +39,7 @@ _MODULES = {
     "config": ("GPTConfig", "TrainConfig"),
     "model": ("GPT", "count_params", "flops_per_token"),
     "backprop": ("NumpyAdamW", "NumpyGPT"),
-    "optim": ("AdamW", "warmup_cosine"),
+    "optim": ("SGD", "AdamW", "Muon", "warmup_cosine", "warmup_stable_decay"),
     "training": ("Run", "load_run", "train"),
     "sample": ("generate", "generate_text"),
     "evaluate": ("Evaluation", "evaluate_model", "evaluate_run", "ngram_baseline", "token_losses"),

@@ -21,31 +21,37 @@ import tyro
 
 from .config import TrainConfig
 
-# %% ../nbs/workshop/cli.ipynb #5a7e4152
+# %% ../nbs/workshop/cli.ipynb #0cd810f3
 Work = Callable[[], None]
 RunFolder = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 
-def train_command(config: tyro.conf.OmitArgPrefixes[TrainConfig], resume: bool = False, overwrite: bool = False) -> Work:
-    """Train a GPT on a corpus.
+def train_command(
+    config: tyro.conf.OmitArgPrefixes[TrainConfig], resume: bool = False, overwrite: bool = False, rollback: bool = False
+) -> Work:
+    """Train a GPT on a corpus. Under torchrun, many processes train together: torchrun --nproc-per-node N -m gptbook train ...
 
     Args:
         config: what the run consists of.
         resume: go on with the run in --out from its last checkpoint.
         overwrite: replace the run in --out.
+        rollback: with --resume, go on from the checkpoint before the last one.
     """
 
     def work() -> None:
         from gptbook.training import train
 
-        run = train(config, resume=resume, overwrite=overwrite)
-        best = min((m for m in run.metrics if "val_loss" in m), key=lambda m: m["val_loss"])
-        print(f"held-out loss {best['val_loss']:.3f} nats per token at step {best['step']}; loss curve: {Path(config.out) / 'loss.png'}")
+        run = train(config, resume=resume, overwrite=overwrite, rollback=rollback)
+        if os.environ.get("RANK", "0") != "0":
+            return  # the first process speaks for all
+        best = min((m for m in run.metrics if "val_loss" in m), key=lambda m: m["val_loss"], default=None)
+        if best:
+            print(f"held-out loss {best['val_loss']:.3f} nats per token at step {best['step']}; loss curve: {Path(config.out) / 'loss.png'}")
         print(f'next:\n  gptbook eval {config.out} --baseline\n  gptbook sample {config.out} --prompt "..."')
 
     return work
 
-# %% ../nbs/workshop/cli.ipynb #70f3994d
+# %% ../nbs/workshop/cli.ipynb #d93804de
 def sample_command(
     run: RunFolder,
     prompt: str = "",
@@ -57,6 +63,7 @@ def sample_command(
     num_samples: int = 1,
     seed: int = 0,
     stop: tuple[str, ...] = (),
+    checkpoint: Literal["best", "last", "previous"] = "best",
 ) -> Work:
     """Write text with a trained GPT.
 
@@ -71,6 +78,7 @@ def sample_command(
         num_samples: texts to write.
         seed: of the first text; the next one has the next seed.
         stop: texts that end the writing.
+        checkpoint: which state of the run: the one with the lowest held-out loss, the last, or the one before it.
     """
 
     def work() -> None:
@@ -79,7 +87,7 @@ def sample_command(
         from gptbook.workshop.checks import require
 
         require(num_samples >= 1, f"num_samples = {num_samples} must be at least 1")
-        model, tokenizer = load_run(run)
+        model, tokenizer = load_run(run, checkpoint)
         length, context = len(tokenizer.encode(prompt)), model.config.context_length
         if length > context and model.config.position != "learned":
             print(f"note: the prompt has {length} tokens; the model sees the last {context // 2}", file=sys.stderr)
@@ -91,23 +99,26 @@ def sample_command(
 
     return work
 
-# %% ../nbs/workshop/cli.ipynb #c0e6decf
-def eval_command(run: RunFolder, split: Literal["val", "train"] = "val", baseline: bool = False) -> Work:
+# %% ../nbs/workshop/cli.ipynb #7b793158
+def eval_command(run: RunFolder, split: Literal["val", "train"] = "val", baseline: bool = False, report: str | None = None) -> Work:
     """Measure a trained GPT on a whole split; prints one JSON line.
 
     Args:
         run: folder of a run.
         split: the held-out text, or the one it was trained on.
         baseline: also fit the best n-gram to the same training text.
+        report: also write a page with all measures, plots and samples, as .html or .md; replaces an earlier report only.
     """
 
     def work() -> None:
-        from gptbook.evaluate import evaluate_run, ngram_baseline
+        from gptbook.evaluate import check_report_path, evaluate_run, ngram_baseline, write_report
 
-        line: dict[str, Any] = {"run": run} | evaluate_run(run, split).to_dict()
-        if baseline:
-            line["ngram"] = ngram_baseline(run, split)
-        print(json.dumps(line))
+        if report is not None:
+            check_report_path(report)  # what cannot be written fails before anything is measured
+        ngram = ngram_baseline(run, split) if baseline else None
+        result = evaluate_run(run, split) if report is None else write_report(run, report, split, ngram=ngram).evaluation
+        line: dict[str, Any] = {"run": run} | result.to_dict()
+        print(json.dumps(line | ({"ngram": ngram} if baseline else {})))
 
     return work
 
@@ -163,7 +174,7 @@ COMMANDS: dict[str, Callable[..., Work]] = {
     "corpora": corpora_command,
 }
 
-# %% ../nbs/workshop/cli.ipynb #4bdf9ca8
+# %% ../nbs/workshop/cli.ipynb #a13dedd6
 def _one_line(box: str) -> str:
     """The message in tyro's box, drawn with lines or, where the output is no terminal, with dashes under a title."""
     groups: list[list[str]] = [[]]
@@ -215,6 +226,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         work()
     except KeyboardInterrupt:
         return _fail("interrupted (for a training run: repeat the command with --resume to go on)", 130)
+    except RuntimeError as error:
+        if type(error).__name__ == "Elsewhere":
+            return 2  # the main process has said it
+        lost = re.search("(?i)connection|peer|socket|nccl|gloo", str(error)) and int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if not lost or os.environ.get("GPTBOOK_DEBUG"):
+            raise
+        return _fail("another process of this run has ended; repeat the command with --resume to go on from the last checkpoint", 1)
     except (ValueError, OverflowError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         if os.environ.get("GPTBOOK_DEBUG"):
             raise

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['POSITIONS', 'FFNS', 'GPT2_SIZES', 'PRESETS', 'default_d_ff', 'GPTConfig', 'TrainConfig']
 
-# %% ../nbs/workshop/config.ipynb #ab3036c4
+# %% ../nbs/workshop/config.ipynb #d8eefb6c
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .workshop.checks import nearest, one_of, require
 
@@ -161,7 +161,7 @@ PRESETS: dict[str, dict[str, Any]] = {
              "bias": True, "tie_embeddings": True},
 }  # fmt: skip
 
-# %% ../nbs/workshop/config.ipynb #18153dce
+# %% ../nbs/workshop/config.ipynb #7dbb932b
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that determines a training run. Raises ``ValueError`` for settings out of range."""
@@ -170,10 +170,14 @@ class TrainConfig:
     """name of a corpus (see: gptbook corpora), or a text file or folder"""
     out: str
     """folder of the run; must not hold another one"""
-    steps: int = 1800
+    steps: int = 900
     """optimiser steps"""
+    minutes: float | None = None
+    """train about this long, on this machine; the steps that fit are measured once and then fixed"""
     preset: Literal["tiny", "small", "base", "article", "gpt2"] = "small"
     """shape of the model"""
+    depth: int | None = None
+    """one dial for the size: this many blocks and heads, width 64 x depth, and a learning rate to go with it"""
     n_layer: int | None = None
     """blocks, if other than the preset's"""
     n_head: int | None = None
@@ -186,12 +190,20 @@ class TrainConfig:
     """tokens in the vocabulary (bpe, word)"""
     context_length: int = 128
     """tokens per sample"""
-    batch_size: int = 8
+    batch_size: int = 16
     """samples per forward pass"""
     accumulate: int = 1
     """forward passes per optimiser step"""
-    lr: float = 3e-3
-    """highest learning rate"""
+    optimizer: Literal["adamw", "muon"] = "muon"
+    """muon: Muon for the matrices inside the blocks, AdamW for the rest"""
+    lr: float | None = None
+    """highest learning rate of AdamW; if not given 3e-3, with --depth 12e-3 / depth"""
+    muon_lr: float = 0.02
+    """highest learning rate of Muon"""
+    schedule: Literal["cosine", "stable"] = "stable"
+    """after the warm-up: half a cosine, or constant and then a straight fall"""
+    decay: float = 0.4
+    """part of the steps in which the stable schedule falls"""
     min_lr_ratio: float = 0.05
     """last learning rate as a part of the highest"""
     warmup: int = 40
@@ -216,29 +228,48 @@ class TrainConfig:
     """encoding of the files, where the corpus is a path"""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """where to compute"""
+    document_mask: bool = False
+    """a token sees only its own document"""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """translate the model into machine code first (torch.compile); auto: on a GPU, where runs are long enough"""
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    """under torchrun: each process holds the whole model (ddp) or a part (fsdp); auto: ddp"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """arithmetic of matrix products; auto: bf16 where the machine has it in hardware"""
     threads: int = 0
     """CPU threads, 0: PyTorch's choice"""
 
     def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():  # what comes from a file may be anything
+            kinds = (str,) if get_origin(hint) is Literal else get_args(hint) or (hint,)
+            value = getattr(self, name)
+            fits = isinstance(value, (*kinds, int) if float in kinds else kinds) and (bool in kinds or not isinstance(value, bool))
+            require(fits, f"{name} = {value!r} must be {' or '.join(k.__name__ for k in kinds).replace('NoneType', 'None')}")
         for name in ("steps", "vocab_size", "context_length", "batch_size", "accumulate", "eval_every", "eval_batches"):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)} must be at least 1")
         for name in ("warmup", "threads", "weight_decay", "seed"):
             require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must be at least 0")
-        for name in ("lr", "clip"):
+        for name in ("lr", "minutes", "depth", "n_layer", "n_head", "d_model"):
+            require(getattr(self, name) is None or getattr(self, name) > 0, f"{name} = {getattr(self, name)} must be above 0")
+        for name in ("muon_lr", "clip"):
             require(getattr(self, name) > 0, f"{name} = {getattr(self, name)} must be above 0")
         for name in ("beta1", "beta2", "dropout"):
             require(0 <= getattr(self, name) < 1, f"{name} = {getattr(self, name)} must be in [0, 1)")
-        require(0 <= self.min_lr_ratio <= 1, f"min_lr_ratio = {self.min_lr_ratio} must be in [0, 1]")
-        for name in ("lr", "clip", "weight_decay"):
-            require(getattr(self, name) < 1e6, f"{name} = {getattr(self, name)} must be below 1e6")
+        for name in ("min_lr_ratio", "decay"):
+            require(0 <= getattr(self, name) <= 1, f"{name} = {getattr(self, name)} must be in [0, 1]")
+        for name in ("lr", "muon_lr", "clip", "weight_decay", "minutes"):
+            require((getattr(self, name) or 0) < 1e6, f"{name} = {getattr(self, name)} must be below 1e6")
+        require(self.depth is None or self.depth <= 1000, f"depth = {self.depth} must be at most 1000")
         for name, most in (("seed", 2**63 - 1), ("threads", 1024)):
             require(getattr(self, name) <= most, f"{name} = {getattr(self, name)} must be at most {most}")
         for name in ("steps", "context_length", "batch_size", "accumulate", "eval_every", "eval_batches"):
             require(getattr(self, name) <= 10**9, f"{name} = {getattr(self, name)} must be at most 1,000,000,000")
         one_of("preset", self.preset, PRESETS)
         one_of("tokenizer", self.tokenizer, ("bpe", "char", "word"))
+        one_of("optimizer", self.optimizer, ("adamw", "muon"))
+        one_of("schedule", self.schedule, ("cosine", "stable"))
+        one_of("compile", self.compile, ("auto", "on", "off"))
+        one_of("parallel", self.parallel, ("auto", "ddp", "fsdp"))
         one_of("device", self.device, ("auto", "cpu", "cuda", "mps"))
         one_of("precision", self.precision, ("auto", "fp32", "bf16"))
         self.model_config(self.vocab_size)  # its own checks
@@ -246,8 +277,15 @@ class TrainConfig:
     def model_config(self, vocab_size: int) -> GPTConfig:
         """The model's configuration for a tokenizer with ``vocab_size`` tokens."""
         sizes = {name: getattr(self, name) for name in ("n_layer", "n_head", "d_model") if getattr(self, name) is not None}
+        if self.depth is not None:
+            sizes = {"n_layer": self.depth, "n_head": self.depth, "d_model": 64 * self.depth} | sizes
         dials = PRESETS[self.preset] | {"dropout": self.dropout} | sizes
         return GPTConfig(vocab_size=vocab_size, context_length=self.context_length, **dials)
+
+    @property
+    def max_lr(self) -> float:
+        """The highest learning rate of AdamW: ``lr``, or 3e-3, which with ``depth`` is divided by the width over 256."""
+        return self.lr if self.lr is not None else 3e-3 * (4 / self.depth if self.depth else 1)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as a dictionary that JSON can hold."""

@@ -21,7 +21,7 @@ from .embedding import LearnedPositions, RotaryPositions, SinusoidalPositions, T
 from .workshop.checks import require
 from .workshop.files import atomic_write, read_json, write_json
 
-# %% ../nbs/10_model.ipynb #1162ef46
+# %% ../nbs/10_model.ipynb #9ca30fd0
 class GPT(nn.Module):
     """A GPT by its configuration: h_0 = E x, h_l = Transformer(h_{l-1}), logits = W h_n.
 
@@ -62,7 +62,9 @@ class GPT(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
 
-    def hidden(self, ids: Tensor, *, cache: list[KVCache] | None = None, padding: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, ids: Tensor, *, cache: list[KVCache] | None = None, padding: Tensor | None = None, documents: Tensor | None = None
+    ) -> Tensor:
         """The vectors h_n after the last norm, (B, T) -> (B, T, d_model). Arguments as in `forward`."""
         start = cache[0].length if cache else 0
         end = start + ids.shape[1]
@@ -72,6 +74,10 @@ class GPT(nn.Module):
         if padding is not None:
             mask = (torch.arange(end, device=ids.device) >= padding[:, None])[:, None, None]  # (B, 1, 1, T_k): not the padding
             positions = (positions - padding[:, None]).clamp(min=0)  # (B, T): the first real token is at 0
+        if documents is not None:
+            mask = (documents[:, :, None] == documents[:, None, :])[:, None]  # (B, 1, T, T): only the same document
+            begins = documents.diff(dim=1, prepend=documents[:, :1]) != 0
+            positions = positions - (begins * positions).cummax(dim=1).values  # (B, T): each document begins at 0
         x, rotary = self.embedding(ids), None
         exact = torch.promote_types(x.dtype, torch.float32)  # angles: never in half precision, in float64 for a float64 model
         if isinstance(self.positions, RotaryPositions):
@@ -91,6 +97,7 @@ class GPT(nn.Module):
         *,
         cache: list[KVCache] | None = None,
         padding: Tensor | None = None,
+        documents: Tensor | None = None,
         last_only: bool = False,
     ) -> Tensor:
         """Logits for the token after each position.
@@ -99,11 +106,13 @@ class GPT(nn.Module):
             ids: (B, T) tokens; with a ``cache``, those that follow what it holds.
             cache: one `KVCache` per layer, from `new_cache`; filled as a side effect.
             padding: (B,) number of padding tokens at the start of each row.
+            documents: (B, T) number of the document that each token belongs to, never falling along a row; tokens see only their
+                own document, whose positions begin at 0. Without a cache.
             last_only: compute the logits of the last position only, (B, 1, vocab_size).
 
         Raises ``ValueError`` if positions are learned and the text is longer than the context.
         """
-        h = self.hidden(ids, cache=cache, padding=padding)
+        h = self.hidden(ids, cache=cache, padding=padding, documents=documents)
         return self.head(h[:, -1:] if last_only else h)
 
     def new_cache(self, batch: int, max_length: int) -> list[KVCache]:
@@ -137,10 +146,16 @@ class GPT(nn.Module):
             raise FileNotFoundError(f"no such model folder: {folder}")
         values = read_json(folder / "config.json")
         try:
-            model = cls(GPTConfig.from_dict(values))
+            config = GPTConfig.from_dict(values)
         except ValueError as error:
             raise ValueError(f"{folder / 'config.json'}: {error}") from None
-        load_weights(model, folder / "model.safetensors")
+        weights = folder / "model.safetensors"
+        if not weights.is_file():
+            raise FileNotFoundError(f"no such file: {weights}")
+        size, held = count_params(config), weights.stat().st_size  # before memory is asked for: the sizes may be nonsense
+        require(2 * size <= held, f"{folder / 'config.json'} describes {size:,} parameters, {weights.name} is too small for them")
+        model = cls(config)
+        load_weights(model, weights)
         return model.eval()
 
 # %% ../nbs/10_model.ipynb #7998f7cd

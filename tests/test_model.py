@@ -1,6 +1,7 @@
 """Chapters 5, 10 and 12: configurations, the whole model in float64, its files, and the optimiser."""
 
 import copy
+import itertools
 import json
 import math
 
@@ -246,6 +247,19 @@ def test_padded_rows_are_the_rows_alone(name: str) -> None:
         close(whole[i : i + 1, n:], alone)
         close(stepwise[i : i + 1, n:], alone)
     assert whole.isfinite().all()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_documents_in_one_row_do_not_see_each_other(name: str) -> None:
+    """A row of three documents gives each what it gives alone; their numbers need not be consecutive."""
+    model, ids = build(CONFIGS[name]), random_ids(2, T)
+    cuts = [0, 3, 4, T]
+    documents = torch.tensor([[2] * 3 + [5] + [6] * (T - 4)] * 2)
+    together = model(ids, documents=documents)
+    for start, end in itertools.pairwise(cuts):
+        close(together[:, start:end], model(ids[:, start:end]))
+    close(model(ids, documents=torch.ones_like(ids)), model(ids))
+    assert (together - model(ids)).abs().max() > 1e-3
 
 
 def test_padding_is_not_read() -> None:

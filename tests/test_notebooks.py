@@ -25,11 +25,11 @@ SECONDS = {
     "01_probability": 25,
     "03_tokenizer": 25,
     "04_data": 20,
-    "13_training": 20,
+    "13_training": 90,
     "14_sample": 18,
     "A_notation": 12,
     "D_article": 8,
-    "12_optim": 5,
+    "12_optim": 45,
     "B_ledger": 4,
 }
 TIMEOUT = 1800

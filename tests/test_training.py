@@ -41,8 +41,8 @@ def test_accumulated_batches_are_one_large_batch(accumulate: int) -> None:
     for n in (1, accumulate):
         config = TrainConfig(corpus="", out="", batch_size=6 // n, accumulate=n, context_length=T, clip=1e3)
         model, batches = model_in_float64(), Batches(Row(300), 6 // n, T)
-        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-        lines = [train_step(model, optimizer, batches, step, config, torch.float32) for step in range(3)]
+        optimizer = torch.optim.SGD([{"params": model.parameters(), "max_lr": 1.0}], lr=1.0)
+        lines = [train_step(model, [optimizer], batches, step, config, torch.float32) for step in range(3)]
         stepped.append((lines, torch.cat([p.detach().flatten() for p in model.parameters()])))
     (whole, weights), (parts, others) = stepped
     for a, b in zip(whole, parts):

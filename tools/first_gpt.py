@@ -29,7 +29,7 @@ def gptbook(*arguments: str) -> str:
 
 def main() -> None:
     started = time.perf_counter()
-    gptbook("train", "--corpus", "shakespeare", "--out", str(RUN), "--overwrite")
+    gptbook("train", "--corpus", "shakespeare", "--out", str(RUN), "--minutes", "3.5", "--overwrite")
     measured = json.loads(gptbook("eval", str(RUN), "--baseline"))
     ngram = measured["ngram"]
     print(

@@ -1,0 +1,58 @@
+"""Train together, for test_processes: torchrun --nproc-per-node N many_processes.py FOLDER CORPUS TASK ...
+
+A task is OPTIMIZER-PARALLEL-ACCUMULATE-STEPS: the run has ten steps and stops after STEPS of them. With "+"
+in front, a copy of what two processes wrote is resumed. The runs are FOLDER/OPTIMIZER-PARALLEL-N-STEPS.
+"""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import torch.distributed as dist
+
+from gptbook.config import TrainConfig
+from gptbook.training import train
+
+SETTINGS = {
+    "preset": "tiny", "n_layer": 2, "d_model": 32, "n_head": 2, "vocab_size": 300, "context_length": 32,
+    "batch_size": 4, "eval_every": 5, "eval_batches": 1, "warmup": 5, "steps": 10, "threads": 1,
+    "precision": "fp32",
+}  # fmt: skip
+
+
+def main(folder: Path, corpus: str, tasks: list[str]) -> None:
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size > 1:
+        dist.init_process_group("gloo")  # once for all tasks
+    for task in tasks:
+        optimizer, parallel, accumulate, steps = task.lstrip("+").split("-")
+        out, resume = folder / f"{optimizer}-{parallel}-{size}-{steps}", task.startswith("+")
+        if resume and os.environ.get("RANK", "0") == "0":
+            shutil.copytree(folder / f"{optimizer}-{parallel}-2-5", out)
+        if size > 1:
+            dist.barrier()
+        config = TrainConfig(
+            corpus=corpus,
+            out=str(out),
+            optimizer=optimizer,
+            parallel=parallel,
+            accumulate=int(accumulate),
+            **SETTINGS,
+        )
+
+        def stop(line: dict, steps: int = int(steps.partition(".")[0])) -> None:
+            if line["step"] == steps:
+                raise KeyboardInterrupt
+
+        try:
+            train(config, resume=resume, progress=False, log=lambda line: None, on_step=stop)
+        except KeyboardInterrupt:
+            if size > 1:
+                dist.barrier()
+    if size > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])

@@ -1,0 +1,320 @@
+"""Chapter 15: the measures against slow and independent ones, and the report as a reader gets it."""
+
+import json
+import math
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gptbook.cli import main
+from gptbook.config import TrainConfig
+from gptbook.evaluate import (
+    CLASSES,
+    MARK,
+    SuffixArray,
+    block_error,
+    calibration,
+    confidence_interval,
+    distinct_n,
+    evaluate_losses,
+    evaluate_run,
+    fit_temperature,
+    frequency_deciles,
+    group_losses,
+    longest_copied,
+    open_run,
+    paired_difference,
+    position_losses,
+    repetition,
+    token_classes,
+    token_losses,
+    write_report,
+)
+from gptbook.tokenizer import CharTokenizer, train_tokenizer
+from gptbook.training import train
+
+# ---- errors and intervals ------------------------------------------------------------------------
+
+
+def chains(rows: int, size: int, keep: float) -> np.ndarray:
+    """Rows of values with mean 0 and variance 1, each of which keeps a part of the one before it."""
+    rng = np.random.default_rng(0)
+    out = rng.normal(size=(rows, size))
+    for i in range(1, size):
+        out[:, i] = keep * out[:, i - 1] + math.sqrt(1 - keep**2) * out[:, i]
+    return out
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.9])
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_intervals_cover(keep: float, level: float) -> None:
+    series = chains(600, 20_000 if keep else 2_000, keep)
+    block = 1000 if keep else 100
+    inside = [low <= 0 <= high for low, high in (confidence_interval(s, level, block) for s in series)]
+    assert abs(np.mean(inside) - level) < 4 * math.sqrt(level * (1 - level) / len(inside))
+
+
+def test_interval_knows_few_blocks() -> None:
+    """Ten blocks need Student's 2.262 standard errors, not 1.96."""
+    values = np.random.default_rng(1).normal(size=100)
+    low, high = confidence_interval(values)
+    assert (high - low) / 2 / block_error(values) == pytest.approx(2.262, rel=2e-3)
+    assert (low + high) / 2 == pytest.approx(values.mean())
+    with pytest.raises(ValueError, match="level"):
+        confidence_interval(values, 1.0)
+
+
+def test_paired_difference() -> None:
+    shared, a, b = np.random.default_rng(0).normal(size=(3, 20_000)) * [[2.0], [0.1], [0.1]]
+    found = paired_difference(shared + a, shared + b + 0.05)
+    assert found.mean == pytest.approx(0.05, abs=0.005) and found.interval[0] > 0.04
+    assert found.error < block_error(shared + a) / 5
+    with pytest.raises(ValueError, match="same tokens"):
+        paired_difference(a, b[1:])
+
+
+def test_evaluation_is_json_even_of_one_token() -> None:
+    text = json.dumps(evaluate_losses(np.array([2.0]), 3).to_dict(), allow_nan=False)
+    assert json.loads(text)["loss_ci"] == [None, None] and json.loads(text)["loss"] == 2
+
+
+# ---- groups, calibration, repetition -------------------------------------------------------------
+
+
+def test_classes_of_tokens() -> None:
+    tokenizer = train_tokenizer("bpe", ["the cat's 42 hats, (see the_end).\n\n  café é " * 50], 300)
+    text = "the hats, 42\n\n caté (x"
+    ids = np.array([*tokenizer.encode(text), tokenizer.end_of_text])
+    found = [CLASSES[i] for i in token_classes(ids, tokenizer)]
+    by_text = dict(zip([tokenizer.decode([i]) for i in ids], found))
+    assert by_text["\n\n"] == "newline" and by_text[","] == "punctuation"
+    assert {found[i] for i, id in enumerate(ids) if tokenizer.decode([id]).strip().isdigit()} == {"digits"}
+    assert found[0] == "word start" and found[-1] == "other"
+
+
+def test_classes_of_characters_need_the_one_before() -> None:
+    text = "ab 1, cd\ne"
+    tokenizer = CharTokenizer.train(text)
+    found = [CLASSES[i] for i in token_classes(np.array(tokenizer.encode(text)), tokenizer)]
+    start, inside = "word start", "inside word"
+    assert found == [
+        *(start, inside, "space", "digits", "punctuation", "space", start, inside, "newline", start),
+    ]
+
+
+def test_groups_add_up() -> None:
+    losses, groups = np.random.default_rng(0).random(500), np.random.default_rng(1).integers(3, size=500)
+    found = group_losses(losses, groups, ["a", "b", "c", "none"])
+    assert [g.name for g in found] == ["a", "b", "c"] and sum(g.tokens for g in found) == 500
+    assert sum(g.share for g in found) == pytest.approx(1)
+    assert sum(g.loss * g.tokens for g in found) == pytest.approx(losses.sum())
+
+
+def test_frequency_deciles() -> None:
+    counts = np.array([10, 0, 50, 10, 10, 10, 10])
+    assert frequency_deciles(counts).tolist() == [5, 9, 0, 6, 7, 8, 9]
+    assert frequency_deciles(np.zeros(3, int)).tolist() == [9, 9, 9]
+
+
+def test_calibration_of_known_predictions() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.random(200_000)
+    honest = calibration(p, rng.random(len(p)) < p)
+    assert honest.ece < 0.01 and honest.count.sum() == len(p)
+    boastful = calibration(np.sqrt(p), rng.random(len(p)) < p)  # says sqrt(p) where p is true
+    assert boastful.ece == pytest.approx(np.mean(np.sqrt(p) - p), abs=0.01)
+    assert calibration(np.array([1.0]), np.array([1])).ece == 0
+    for confidence, correct, bins in ((p, p[1:], 10), (p[:0], p[:0], 10), (p, p, 0)):
+        with pytest.raises(ValueError):
+            calibration(confidence, correct, bins)
+
+
+@pytest.mark.parametrize("true", [0.5, 1.0, 3.0])
+def test_temperature_is_found(true: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(20_000, 7, generator=generator)
+    targets = (logits / true).softmax(-1).multinomial(1, generator=generator)[:, 0]
+    assert fit_temperature(logits, targets) == pytest.approx(true, rel=0.05)
+
+
+def test_temperature_of_certain_predictions_is_finite() -> None:
+    assert 0 < fit_temperature(torch.eye(4) * 5, torch.arange(4)) < 0.2
+
+
+def test_distinct_and_repetition() -> None:
+    assert distinct_n("abab", 1) == 0.5 and distinct_n("abab", 2) == pytest.approx(2 / 3)
+    assert repetition([1, 1, 1, 1, 1], 2) == 0.75 and distinct_n([], 3) == 1 and repetition("ab", 4) == 0
+    with pytest.raises(ValueError):
+        distinct_n("ab", 0)
+
+
+# ---- copied passages -----------------------------------------------------------------------------
+
+
+@given(st.binary(max_size=40) | st.text("ab", max_size=60).map(str.encode), st.integers(0, 3))
+def test_suffix_array_is_sorted(text: bytes, zeros: int) -> None:
+    text += bytes(zeros)
+    order = SuffixArray(text).order.tolist()
+    assert order == sorted(range(len(text)), key=lambda i: text[i:])
+
+
+@given(st.text("abc\0", max_size=40).map(str.encode), st.text("abcd\0", max_size=20).map(str.encode))
+def test_longest_copied_against_all_passages(text: bytes, sample: bytes) -> None:
+    passages = {b""} | {sample[i:j] for i in range(len(sample)) for j in range(i, len(sample) + 1)}
+    longest = max(len(passage) for passage in passages if passage in text)
+    index = SuffixArray(text)
+    copy = longest_copied(sample, index)
+    assert copy.length == longest
+    assert sample[copy.start :][: copy.length] == text[copy.position :][: copy.length]
+    length, position = index.longest_match(sample)
+    assert length == max(j for j in range(len(sample) + 1) if sample[:j] in text)
+    assert text[position : position + length] == sample[:length]
+
+
+@pytest.mark.parametrize("text", [b"a" * 3000, b"ab" * 1500, bytes(3000)])
+def test_texts_that_repeat_themselves(text: bytes) -> None:
+    index = SuffixArray(text)
+    assert index.order.tolist() == sorted(range(len(text)), key=lambda i: text[i:])
+    assert longest_copied(b"x" + text[:1000] + b"y", index)[:2] == (1000, 1)
+
+
+# ---- a run and its report ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate")
+    lines = [f"ROMEO <{i}> & *Juliet*:\nO, | speak {i * i} `again`, bright angel!\n\n" for i in range(300)]
+    (folder / "play.txt").write_text("".join(lines), encoding="utf-8")
+    settings = {"preset": "tiny", "vocab_size": 320, "context_length": 16, "steps": 6, "eval_every": 3}
+    config = TrainConfig(corpus=str(folder / "play.txt"), out=str(folder / "run"), threads=1, **settings)
+    train(config, progress=False, log=lambda _: None)
+    return folder / "run"
+
+
+@pytest.fixture
+def copied(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "copy"))
+
+
+def test_evaluation_agrees_with_itself(run: Path) -> None:
+    found, parts = evaluate_run(run), open_run(run)
+    losses = token_losses(parts.model, parts.data)
+    assert found.loss == losses.mean() and found.tokens == len(losses) and found.bytes == parts.n_bytes
+    assert found.loss_ci[0] < found.loss < found.loss_ci[1]
+    scale = found.bits_per_byte / found.loss
+    assert found.bits_per_byte_ci == pytest.approx([scale * end for end in found.loss_ci])
+
+
+def test_positions_against_whole_windows(run: Path) -> None:
+    """With stride T the windows do not overlap: every place is then scored in some of them."""
+    parts = open_run(run)
+    mean, error = position_losses(parts.model, parts.data, windows=10**6)
+    rows = torch.from_numpy(np.stack([parts.data.read(s, 17) for s in range(len(parts.data) - 16)]))
+    with torch.no_grad():
+        logits = parts.model(rows[:, :-1])
+    slow = torch.nn.functional.cross_entropy(logits.transpose(1, 2), rows[:, 1:], reduction="none").mean(0)
+    assert mean == pytest.approx(slow.numpy(), rel=1e-4) and error.shape == (16,) and (error > 0).all()
+
+
+class Links(HTMLParser):
+    """What a page would fetch, and its pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.images: list[dict] = []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        values = dict(attrs)
+        self.images += [values] if tag == "img" else []
+        self.fetched += [v for k, v in values.items() if k in ("src", "href", "data", "srcset", "poster")]
+        assert tag not in ("script", "link", "iframe", "object"), tag
+
+
+def test_html_report(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "out.html"
+    report = write_report(run, path)
+    page = path.read_text(encoding="utf-8")
+    links = Links()
+    links.feed(page)
+    assert page.startswith(MARK + "\n<!DOCTYPE html>") and "prefers-color-scheme: dark" in page
+    assert len(links.images) == 5 and all(image["alt"] for image in links.images)
+    assert all(address.startswith("data:image/svg+xml;base64,") for address in links.fetched)
+    outside = re.sub(r'src="data:[^"]*"', "", page)
+    assert "http" not in outside and "url(" not in outside and "@import" not in outside
+    assert f"{report.evaluation.bits_per_byte:.3f}" in page and "order" in page
+    assert "<0>" not in outside and len(report.samples) == 3
+    assert [p.name for p in tmp_path.iterdir()] == ["out.html"], "a temporary file is left"
+    assert report.evaluation == evaluate_run(run)
+
+
+def test_markdown_report(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "out.md"
+    report = write_report(run, path, "train")
+    page = path.read_text(encoding="utf-8")
+    assert page.startswith(MARK) and page.count("](data:image/svg+xml;base64,") == 5
+    assert report.evaluation.split == "train" and all(s.text in page for s in report.samples)
+    assert "http" not in re.sub(r"\(data:[^)]*\)", "", page)
+
+
+def test_report_replaces_only_reports(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "out.html"
+    write_report(run, path)
+    before = path.read_bytes()
+    write_report(run, path)
+    assert path.read_bytes() == before, "the same run has the same report"
+    (tmp_path / "letter.md").write_text("Dear Juliet,")
+    (tmp_path / "folder.html").mkdir()
+    refused = {"letter.md": "no report", "folder.html": "folder", "out.pdf": ".pdf", "out": "suffix"}
+    for name, saying in (refused | {"no/out.html": "does not exist"}).items():
+        with pytest.raises(ValueError, match=re.escape(saying)):
+            write_report(run, tmp_path / name)
+    assert (tmp_path / "letter.md").read_text() == "Dear Juliet,"
+
+
+def test_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "out.html"
+    assert main(["eval", str(run), "--report", str(path)]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line) == json.loads(json.dumps({"run": str(run)} | evaluate_run(run).to_dict()))
+    assert path.read_text(encoding="utf-8").startswith(MARK)
+    path.write_text("mine")
+    assert main(["eval", str(run), "--report", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert "no report of gptbook" in error and error.count("\n") == 1 and path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", "7", '{"bytes": 3}', '{"bytes": {"val": "many"}}'])
+def test_damaged_corpus_file(copied: Path, content: str, capsys: pytest.CaptureFixture) -> None:
+    (copied / "data" / "corpus.json").write_text(content)
+    with pytest.raises(ValueError, match=r"corpus\.json is damaged"):
+        evaluate_run(copied)
+    assert main(["eval", str(copied), "--report", str(copied / "out.html")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1 and not (copied / "out.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("best.json", "[]"),
+        ("best.json", '{"checkpoint": 3, "sha256": {}}'),
+        ("metrics.jsonl", '{"step": 1, "loss": "x"}'),
+    ],
+)
+def test_other_damaged_files(copied: Path, name: str, content: str) -> None:
+    (copied / name).write_text(content)
+    with pytest.raises(ValueError, match=re.escape(name)):
+        write_report(copied, copied.parent / "out.html")
+
+
+def test_a_run_without_metrics_has_a_report(copied: Path, tmp_path: Path) -> None:
+    (copied / "metrics.jsonl").unlink()
+    assert write_report(copied, tmp_path / "out.md").metrics == []

@@ -1,0 +1,348 @@
+"""What happens to a run when the machine, the disk or somebody else does something to it."""
+
+import errno
+import json
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from gptbook import training
+from gptbook.cli import main
+from gptbook.config import GPTConfig, TrainConfig
+from gptbook.model import GPT
+from gptbook.training import load_checkpoint, load_run, train
+from gptbook.workshop.processes import only_one
+
+TEXT = "".join(
+    f"Line {i}: the cat sat on mat {i * i % 97} and thought of {i % 13} things.\n" for i in range(900)
+)
+SMALL = {
+    "preset": "tiny", "n_layer": 1, "d_model": 32, "n_head": 2, "vocab_size": 300, "context_length": 32,
+    "batch_size": 4, "steps": 12, "eval_every": 4, "eval_batches": 1, "warmup": 2, "threads": 1,
+    "precision": "fp32",
+}  # fmt: skip
+QUIET = {"progress": False, "log": lambda line: None}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("corpus") / "lines.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def run(corpus: Path, tmp_path: Path) -> Path:
+    """A finished run with three checkpoints' worth of history."""
+    train(TrainConfig(corpus=str(corpus), out=str(tmp_path / "run"), **SMALL), **QUIET)
+    return tmp_path / "run"
+
+
+def options(corpus: Path, out: Path, **changes: object) -> list[str]:
+    settings = SMALL | {"corpus": corpus, "out": out} | changes
+    return [
+        "train",
+        *(part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))),
+    ]
+
+
+def final(folder: Path) -> dict[str, str]:
+    """The SHA-256 of weights, optimiser and state at the end."""
+    return json.loads((folder / "last.json").read_text())["sha256"]
+
+
+# ---- stopped ---------------------------------------------------------------------------------------
+
+
+def test_killed_twenty_times_and_resumed(corpus: Path, tmp_path: Path) -> None:
+    """SIGKILL at ten random moments and at ten random writes; in the end every bit is as if undisturbed."""
+    program = [sys.executable, str(ROOT / "tests" / "kill_and_resume.py")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    for name, kills in (("killed", "20"), ("undisturbed", "0")):
+        done = subprocess.run(
+            [*program, str(tmp_path / name), str(corpus), kills],
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+        )
+        assert done.returncode == 0, done.stderr
+        print(done.stdout)
+        assert (
+            int(done.stdout.split()[1]) >= int(kills) * 0.6
+        )  # a child may have been done before its turn to die
+    assert final(tmp_path / "killed") == final(tmp_path / "undisturbed")
+    lines = [
+        (tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("killed", "undisturbed")
+    ]
+    losses = [[json.loads(line)["loss"] for line in part] for part in lines]
+    assert losses[0] == losses[1] and len(losses[0]) == 150
+    left = {
+        path.name
+        for path in (tmp_path / "killed").rglob("*")
+        if path.name.endswith((".tmp", ".new", ".parts"))
+    }
+    assert not left
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_saves_and_resumes(number: int, corpus: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "gptbook",
+        *options(corpus, tmp_path / "run", steps=3000, eval_every=3000),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not metrics.is_file() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130 and "--resume" in said
+    step = json.loads((tmp_path / "run" / "last.json").read_text())["step"]
+    assert 0 < step < 3000
+    load_run(tmp_path / "run")
+
+    def stop_soon(line: dict) -> None:
+        if line["step"] == step + 5:
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        config = TrainConfig(corpus=str(corpus), out=str(tmp_path / "run"))
+        train(config, resume=True, on_step=stop_soon, **QUIET)
+
+
+def test_two_processes_in_one_folder(run: Path, corpus: Path, capsys: pytest.CaptureFixture) -> None:
+    with only_one(run):
+        assert main(["train", "--corpus", str(corpus), "--out", str(run), "--resume"]) == 2
+    assert "another process is working in" in capsys.readouterr().err
+
+
+# ---- the disk ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "place", ["model.safetensors", "optimizer.safetensors", "state.json", "metrics.jsonl"]
+)
+def test_disk_full(
+    place: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The second checkpoint does not fit: one line is said, the first is whole, the run resumes from it."""
+    real, writes = os.fsync, []
+
+    def fsync(number: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{number}")
+        if place in path:
+            writes.append(path)
+            if len(writes) == 2:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        real(number)
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("needs /proc, to see which file is written")
+    monkeypatch.setattr(os, "fsync", fsync)
+    status = main(options(corpus, tmp_path / "run"))
+    said = capsys.readouterr().err.strip().splitlines()
+    if place == "metrics.jsonl":  # synced once, when it is begun
+        assert status == 0
+        return
+    assert status == 1 and "No space left" in said[-1] and "Traceback" not in "".join(said)
+    assert load_checkpoint(tmp_path / "run", "last")[1]["step"] == 4
+    monkeypatch.setattr(os, "fsync", real)
+    train(TrainConfig(corpus=str(corpus), out=str(tmp_path / "run")), resume=True, **QUIET)
+    train(TrainConfig(corpus=str(corpus), out=str(tmp_path / "whole"), **SMALL), **QUIET)
+    assert final(tmp_path / "run") == final(tmp_path / "whole")
+
+
+def damage(path: Path, rng: random.Random) -> None:
+    """One bit flipped, or the end cut off."""
+    content = bytearray(path.read_bytes())
+    if rng.random() < 0.3:
+        content = content[: rng.randrange(len(content))]
+    else:
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+
+
+def test_a_hundred_damages_of_a_checkpoint_are_found(run: Path, corpus: Path) -> None:
+    rng, checkpoint = random.Random(0), load_checkpoint(run, "last")[0]
+    files = sorted(checkpoint.iterdir())
+    config = TrainConfig(corpus=str(corpus), out=str(run))
+    for number in range(100):
+        path = files[number % len(files)]
+        before = path.read_bytes()
+        damage(path, rng)
+        with pytest.raises(ValueError, match=f"{path.name} is damaged"):
+            load_run(run, "last")
+        if number < 8:
+            with pytest.raises(ValueError, match="the one before it is whole: add --rollback"):
+                train(config, resume=True, **QUIET)
+        path.write_bytes(before)
+    load_run(run, "last")
+    damage(files[-1], rng)
+    train(config, resume=True, rollback=True, **QUIET)  # from the previous one, which computes the last again
+    load_run(run, "last")
+
+
+@pytest.mark.parametrize("name", ["run.json", "last.json", "best.json", "tokenizer.json"])
+@pytest.mark.parametrize("content", ["[]", "{}", '{"checkpoint": 3}', "null", "{", "7"])
+def test_damaged_descriptions(
+    name: str, content: str, run: Path, corpus: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (run / name).write_text(content)
+    which = "last" if name == "last.json" else "best"
+    assert main(["sample", str(run), "--checkpoint", which]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and name in said
+    if name != "best.json":
+        assert main(["train", "--corpus", str(corpus), "--out", str(run), "--resume"]) == 2
+        assert "Traceback" not in capsys.readouterr().err
+
+
+def test_settings_of_wrong_types(run: Path, capsys: pytest.CaptureFixture) -> None:
+    for key, value in (
+        ("steps", "12"),
+        ("lr", [1]),
+        ("corpus", None),
+        ("preset", 3),
+        ("n_layer", "x"),
+        ("seed", 1.5),
+    ):
+        info = json.loads((run / "run.json").read_text())
+        (run / "run.json").write_text(json.dumps(info | {"train": info["train"] | {key: value}}))
+        assert main(["sample", str(run)]) == 2, key
+        assert capsys.readouterr().err.count("\n") == 1
+        (run / "run.json").write_text(json.dumps(info))
+
+
+def test_a_bad_line_of_metrics_costs_that_line(run: Path) -> None:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join([*lines[:3], "}{", "7", *lines[4:]]) + "\n")
+    assert [m["step"] for m in training.read_metrics(run)] == [1, 2, 3, *range(5, 13)]
+
+
+def test_a_finished_run_without_metrics_resumes(run: Path, corpus: Path) -> None:
+    (run / "metrics.jsonl").unlink()
+    assert main(["train", "--corpus", str(corpus), "--out", str(run), "--resume"]) == 0
+
+
+# ---- malice ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "/etc", "step-00000012/../..", "step-12", ""])
+def test_a_pointer_that_leads_elsewhere(name: str, run: Path) -> None:
+    pointer = json.loads((run / "best.json").read_text())
+    (run / "best.json").write_text(json.dumps(pointer | {"checkpoint": name}))
+    with pytest.raises(ValueError, match="does not describe a checkpoint"):
+        load_run(run)
+
+
+@pytest.mark.parametrize("files", [{"../run.json": "0" * 64}, {"config.json": 3}, {}, []])
+def test_a_pointer_with_other_files(files: object, run: Path) -> None:
+    pointer = json.loads((run / "best.json").read_text())
+    (run / "best.json").write_text(json.dumps(pointer | {"sha256": files}))
+    with pytest.raises(ValueError, match="does not describe a checkpoint"):
+        load_run(run)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"vocab_size": 10**15}, {"d_model": 2**40, "n_head": 2}, {"n_layer": 10**12}, {"vocab_size": "300"},
+        {"d_model": None},
+        {"n_layer": [1]}, {"position": {"type": "rope"}}, {"norm_eps": "nan"}, {"__class__": "x"},
+    ],
+)  # fmt: skip
+def test_a_hostile_config(changes: dict, tmp_path: Path) -> None:
+    model = GPT(GPTConfig.tiny(50))
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(ValueError, match=r"config\.json"):
+        GPT.from_pretrained(tmp_path)
+
+
+def header(content: bytes, change: Callable[[dict], object]) -> bytes:
+    (size,) = struct.unpack("<Q", content[:8])
+    text = json.dumps(change(json.loads(content[8 : 8 + size]))).encode()
+    return struct.pack("<Q", len(text)) + text + content[8 + size :]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda h: h | {"norm.weight": {"dtype": "F32", "shape": [2**60], "data_offsets": [0, 2**62]}},
+        lambda h: h | {"norm.weight": {"dtype": "F32", "shape": [-64], "data_offsets": [0, 256]}},
+        lambda h: h | {"norm.weight": {"dtype": "PICKLE", "shape": [64], "data_offsets": [0, 256]}},
+        lambda h: h | {"norm.weight": "../../etc/passwd"},
+        lambda h: {"../" + name: entry for name, entry in h.items()},
+        lambda h: [1, 2, 3],
+    ],
+)
+def test_a_hostile_header(change: Callable, tmp_path: Path) -> None:
+    GPT(GPTConfig.tiny(50)).save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(header(path.read_bytes(), change))
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        GPT.from_pretrained(tmp_path)
+
+
+def test_a_header_as_long_as_memory(tmp_path: Path) -> None:
+    GPT(GPTConfig.tiny(50)).save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", 2**63) + path.read_bytes()[8:])
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        GPT.from_pretrained(tmp_path)
+
+
+def test_nothing_is_unpickled() -> None:
+    """No module of ours loads or saves with pickle."""
+    for path in (ROOT / "gptbook").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert "pickle" not in text and "torch.load(" not in text and "torch.save(" not in text, path
+
+
+# ---- the numbers -----------------------------------------------------------------------------------
+
+
+def diverging_at(step: int) -> Callable:
+    calls, real = [0], training.clip_gradients
+
+    def clip(params: object, max_norm: float) -> object:
+        calls[0] += 1
+        return real(params, max_norm) * (float("nan") if calls[0] == step else 1.0)
+
+    return clip
+
+
+def test_not_a_number(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(training, "clip_gradients", diverging_at(7))
+    assert main(options(corpus, tmp_path / "run")) == 2
+    assert "step 7: the loss or gradient is not finite" in capsys.readouterr().err
+    assert load_checkpoint(tmp_path / "run", "last")[1]["step"] == 4
+    load_run(tmp_path / "run")
+
+
+def test_a_replacement_that_fails_early_replaces_nothing(
+    run: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = final(run)
+    monkeypatch.setattr(training, "clip_gradients", diverging_at(2))
+    assert main([*options(corpus, run, seed=1), "--overwrite"]) == 2
+    assert final(run) == before
+    monkeypatch.undo()
+    assert main([*options(corpus, run, seed=1), "--overwrite"]) == 0
+    assert final(run) != before and [p.name for p in run.parent.iterdir()] == ["run"]

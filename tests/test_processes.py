@@ -1,0 +1,107 @@
+"""Many processes train what one process trains: DDP and FSDP2 over gloo, with AdamW and with Muon."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from safetensors.torch import load_file
+
+from gptbook.training import load_checkpoint
+
+TEXT = "".join(
+    f"Line {i}: the cat sat on mat {i * i % 97} and thought of {i % 13} things.\n" for i in range(900)
+)
+KINDS = [(optimizer, parallel) for optimizer in ("adamw", "muon") for parallel in ("ddp", "fsdp")]
+
+
+def together(processes: int, *arguments: object) -> subprocess.CompletedProcess:
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(processes),
+    ]
+    if processes == 1:
+        command = [sys.executable]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [*command, *map(str, arguments)], env=environment, capture_output=True, encoding="utf-8", timeout=600
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten steps of four batches by one process, and by two in all ways; and five such steps by two."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "lines.txt").write_text(TEXT, encoding="utf-8")
+    train_all(folder, 1, [f"{optimizer}-auto-4-10" for optimizer in ("adamw", "muon")])
+    train_all(
+        folder, 2, [f"{optimizer}-{parallel}-2-{steps}" for optimizer, parallel in KINDS for steps in (10, 5)]
+    )
+    return folder
+
+
+def train_all(folder: Path, processes: int, tasks: list[str]) -> None:
+    done = together(processes, ROOT / "tests" / "many_processes.py", folder, folder / "lines.txt", *tasks)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def metrics(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_alike(one: Path, other: Path) -> None:
+    """The same losses to 1e-5, and in the end nearly the same weights and running means."""
+    lines = metrics(one), metrics(other)
+    assert len(lines[0]) == len(lines[1]) == 10
+    for a, b in zip(*lines):
+        assert b["loss"] == pytest.approx(a["loss"], abs=1e-5), a["step"]
+        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-4)
+    folders = [load_checkpoint(run, "last")[0] for run in (one, other)]
+    for name in ("model", "optimizer"):
+        a, b = (load_file(path / f"{name}.safetensors") for path in folders)
+        assert a.keys() == b.keys()
+        assert max((a[key] - b[key]).abs().max().item() for key in a) < 1e-4
+
+
+@pytest.mark.parametrize(("optimizer", "parallel"), KINDS)
+def test_two_processes_train_what_one_does(optimizer: str, parallel: str, folder: Path) -> None:
+    assert_alike(folder / f"{optimizer}-auto-1-10", folder / f"{optimizer}-{parallel}-2-10")
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_what_two_wrote_one_and_four_resume(processes: int, folder: Path) -> None:
+    """Five steps by two processes and five by one or four are ten steps by one."""
+    train_all(
+        folder, processes, [f"+{optimizer}-{parallel}-2-10.{processes}" for optimizer, parallel in KINDS]
+    )
+    for optimizer, parallel in KINDS:
+        resumed = folder / f"{optimizer}-{parallel}-{processes}-10.{processes}"
+        assert_alike(folder / f"{optimizer}-auto-1-10", resumed)
+
+
+def test_the_command_says_what_it_does(folder: Path, tmp_path: Path) -> None:
+    sizes = "--preset tiny --vocab-size 300 --context-length 32 --batch-size 2"
+    options = f"{sizes} --steps 6 --eval-every 3 --threads 1".split()
+    command = [
+        "-m",
+        "gptbook",
+        "train",
+        "--corpus",
+        folder / "lines.txt",
+        "--out",
+        tmp_path / "run",
+        *options,
+    ]
+    done = together(2, *command)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("processes: 2; each holds the whole model (ddp)") == 1
+    assert done.stdout.count("held-out loss") == 1
+    done = together(2, *command)  # the folder is taken: one line, from one process
+    assert done.returncode != 0 and done.stderr.count("gptbook: ") == 1 and "holds another run" in done.stderr
