@@ -21,7 +21,7 @@ from .embedding import LearnedPositions, RotaryPositions, SinusoidalPositions, T
 from .workshop.checks import require
 from .workshop.files import atomic_write, read_json, write_json
 
-# %% ../nbs/10_model.ipynb #9ca30fd0
+# %% ../nbs/10_model.ipynb #498e0b54
 class GPT(nn.Module):
     """A GPT by its configuration: h_0 = E x, h_l = Transformer(h_{l-1}), logits = W h_n.
 
@@ -153,7 +153,7 @@ class GPT(nn.Module):
         if not weights.is_file():
             raise FileNotFoundError(f"no such file: {weights}")
         size, held = count_params(config), weights.stat().st_size  # before memory is asked for: the sizes may be nonsense
-        require(2 * size <= held, f"{folder / 'config.json'} describes {size:,} parameters, {weights.name} is too small for them")
+        require(2 * size <= held, f"{folder / 'config.json'} describes {size:,} parameters, {weights.name} is too small for them; one of the two is damaged")
         model = cls(config)
         load_weights(model, weights)
         return model.eval()
