@@ -37,8 +37,7 @@ lab: $(VENV)/.book  ## read and run the notebooks
 	$(BIN)/jupyter lab nbs
 
 execute: $(VENV)/.book  ## run all notebooks in place, export the package, clean the metadata
-	for nb in nbs/[0-9]*.ipynb nbs/workshop/*.ipynb nbs/index.ipynb nbs/[A-Z]_*.ipynb; do \
-	  $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.coalesce_streams=True $$nb || exit 1; done
+	$(BIN)/python tools/execute.py nbs/[0-9]*.ipynb nbs/workshop/*.ipynb nbs/index.ipynb nbs/[A-Z]_*.ipynb
 	nbdev-export && nbdev-clean
 
 bench: $(VENV)/.dev  ## compare with named peers in the same run; writes bench-results/

@@ -41,7 +41,16 @@ _MODULES = {
     "backprop": ("NumpyAdamW", "NumpyGPT"),
     "optim": ("SGD", "AdamW", "Muon", "warmup_cosine", "warmup_stable_decay"),
     "training": ("Run", "load_run", "train"),
-    "sample": ("generate", "generate_text"),
+    "sample": (
+        "Choices",
+        "Pattern",
+        "beam_search",
+        "generate",
+        "generate_stream",
+        "generate_text",
+        "speculative",
+        "stream_text",
+    ),
     "evaluate": ("Evaluation", "evaluate_model", "evaluate_run", "ngram_baseline", "token_losses"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -8,7 +8,9 @@ __all__ = ['Work', 'RunFolder', 'COMMANDS', 'train_command', 'sample_command', '
 
 # %% ../nbs/workshop/cli.ipynb #e14a7d1f
 import contextlib
+import errno
 import io
+import itertools
 import json
 import os
 import re
@@ -60,9 +62,14 @@ def sample_command(
     top_k: int | None = 50,
     top_p: float = 0.95,
     min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    presence_penalty: float = 0.0,
+    frequency_penalty: float = 0.0,
     num_samples: int = 1,
     seed: int = 0,
     stop: tuple[str, ...] = (),
+    choices: tuple[str, ...] = (),
+    pattern: str | None = None,
     checkpoint: Literal["best", "last", "previous"] = "best",
 ) -> Work:
     """Write text with a trained GPT.
@@ -75,27 +82,43 @@ def sample_command(
         top_k: choose among the k most probable tokens; None for all.
         top_p: choose among the fewest tokens with this probability together.
         min_p: choose among tokens with at least this part of the best one's probability.
-        num_samples: texts to write.
+        repetition_penalty: above 1, tokens that occurred are less probable, those of the prompt too.
+        presence_penalty: subtracted from the logit of each token that was written.
+        frequency_penalty: the same, times how often it was written.
+        num_samples: texts to write. A single one appears while it is written.
         seed: of the first text; the next one has the next seed.
         stop: texts that end the writing.
+        choices: what is written becomes one of these texts.
+        pattern: what is written matches this regular expression as a whole.
         checkpoint: which state of the run: the one with the lowest held-out loss, the last, or the one before it.
     """
 
     def work() -> None:
-        from gptbook.sample import generate_text
+        from gptbook.sample import Choices, Pattern, generate_text, stream_text
         from gptbook.training import load_run
         from gptbook.workshop.checks import require
 
         require(num_samples >= 1, f"num_samples = {num_samples} must be at least 1")
+        require(not choices or pattern is None, "choices and pattern cannot be used together")
         model, tokenizer = load_run(run, checkpoint)
         length, context = len(tokenizer.encode(prompt)), model.config.context_length
         if length > context and model.config.position != "learned":
             print(f"note: the prompt has {length} tokens; the model sees the last {context // 2}", file=sys.stderr)
-        texts = generate_text(
-            model, tokenizer, [prompt] * num_samples, max_new_tokens, stop=stop,
-            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed,
-        )  # fmt: skip
-        print("\n\n----------\n\n".join(texts))
+        allowed = Choices(tokenizer, choices) if choices else Pattern(tokenizer, pattern) if pattern is not None else None
+        settings = {
+            "stop": stop, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
+            "repetition_penalty": repetition_penalty, "presence_penalty": presence_penalty,
+            "frequency_penalty": frequency_penalty, "processors": [allowed] if allowed else [],
+        }  # fmt: skip
+        if num_samples == 1:
+            pieces = stream_text(model, tokenizer, prompt, max_new_tokens, seed=seed, **settings)
+            for piece in itertools.chain([prompt], pieces, ["\n"]):
+                print(piece, end="", flush=True)
+            return
+        for first in range(0, num_samples, 32):  # so many at a time, however many are wanted
+            prompts = [prompt] * min(32, num_samples - first)
+            for i, text in enumerate(generate_text(model, tokenizer, prompts, max_new_tokens, seed=seed + first, **settings)):
+                print("\n----------\n\n" * (first + i > 0) + text)
 
     return work
 
@@ -141,7 +164,7 @@ def tokenizer_command(
         from gptbook.tokenizer import train_tokenizer
         from gptbook.workshop.checks import require
 
-        require(not Path(out).exists(), f"{out} exists; choose another --out")
+        require(not os.path.lexists(out), f"{out} exists; choose another --out")  # a link that leads nowhere, too
         require(Path(out).resolve().parent.is_dir(), f"the folder of {out} does not exist")
         documents = load_corpus(corpus, encoding)
         tokenizer = train_tokenizer(kind, [d.text for d in documents.train], vocab_size)
@@ -229,6 +252,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if type(error).__name__ == "Elsewhere":
             return 2  # the main process has said it
+        if str(error).startswith("Symlink loop"):  # so says pathlib of Python 3.11 and 3.12
+            return _fail(error)
         lost = re.search("(?i)connection|peer|socket|nccl|gloo", str(error)) and int(os.environ.get("WORLD_SIZE", "1")) > 1
         if not lost or os.environ.get("GPTBOOK_DEBUG"):
             raise
@@ -240,5 +265,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if os.environ.get("GPTBOOK_DEBUG"):
             raise
-        return _fail(error, 1)
+        return _fail(error, 2 if error.errno in (errno.ENAMETOOLONG, errno.ELOOP) else 1)
     return 0

@@ -194,8 +194,9 @@ def read_text(path: str | os.PathLike, encoding: str = "utf-8") -> str:
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise ValueError(f"{path} is not {encoding}: byte {content[0]:#04x} at offset 0; it looks like utf-16: --encoding utf-16") from None
+        marks = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+        if likely := next((name for mark, name in marks.items() if content.startswith(mark)), None):
+            raise ValueError(f"{path} is not {encoding}: byte {content[0]:#04x} at offset 0; it looks like {likely}: --encoding {likely}") from None
         if b"\0" in content[:1_000_000] and encoding == "utf-8":
             raise ValueError(f"{path} is a binary file (zero byte at offset {content.index(0)}), not text") from None
         raise ValueError(

@@ -95,6 +95,14 @@ def test_sample_several_and_stop(run: Path) -> None:
     assert "e" not in stopped and "\n" not in stopped.rstrip("\n")
 
 
+def test_sample_constrained(run: Path) -> None:
+    choice = gptbook("sample", run, "--prompt", "It", "--choices", " is", " was", "--max-new-tokens", "20")
+    assert choice.stdout in ("It is\n", "It was\n"), choice.stderr
+    numbers = gptbook("sample", run, "--prompt", "x=", "--pattern", r"\d{2}", "--num-samples", "2").stdout
+    first, _, _, _, second = numbers.rstrip("\n").split("\n")
+    assert all(line.startswith("x=") and line[2:].isdigit() and len(line) == 4 for line in (first, second))
+
+
 def test_long_prompt_is_cut_with_notice(run: Path) -> None:
     done = gptbook("sample", run, "--prompt", TEXT * 3, "--max-new-tokens", "4")
     assert (
@@ -236,6 +244,8 @@ def test_bad_options(options: str, saying: str, tmp_path: Path) -> None:
         ("--min-p", "2", "min_p"),
         ("--max-new-tokens", "-1", "max_new_tokens"),
         ("--num-samples", "0", "num_samples"),
+        ("--repetition-penalty", "0", "repetition_penalty"),
+        ("--pattern", "(", "cannot be used"),
         ("--stop", "", "stop"),
     ],
 )
@@ -302,3 +312,25 @@ def test_debug_shows_the_traceback(run: Path, monkeypatch: Callable) -> None:
     monkeypatch.setenv("GPTBOOK_DEBUG", "1")
     done = gptbook("sample", run, "--top-p", "2")
     assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "saying"),
+    [
+        ("train --corpus text --out loop", "loop"),
+        (f"train --corpus text --out {'a' * 300}", "too long"),
+        (f"train --corpus {'a' * 300} --out new", "too long"),
+        (f"sample {'a' * 300}", "too long"),
+        ("tokenizer --corpus text --out loop", "exists"),
+        ("tokenizer --corpus text --out nowhere", "exists"),
+        ("train --corpus wide --out new", "--encoding utf-32"),
+    ],
+)
+def test_names_that_lead_nowhere(command: str, saying: str, tmp_path: Path) -> None:
+    """Links that turn in a circle or to nothing, names too long for a disk, a file in a rare encoding."""
+    (tmp_path / "text").write_text(TEXT, encoding="utf-8")
+    (tmp_path / "wide").write_text(TEXT, encoding="utf-32")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "nowhere").symlink_to("missing")
+    fails(*command.split(), saying=saying, cwd=tmp_path)
+    assert not (tmp_path / "missing").exists() and not (tmp_path / "new").exists()

@@ -21,7 +21,16 @@ from torch import Tensor, nn
 from gptbook.config import GPTConfig
 from gptbook.evaluate import token_losses
 from gptbook.model import GPT
-from gptbook.sample import apply_temperature, generate, keep_min_p, keep_top_k, keep_top_p
+from gptbook.sample import (
+    add_bias,
+    apply_temperature,
+    beam_search,
+    generate,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    penalize_repetition,
+)
 from gptbook.training import mean_loss
 
 EXACT = 1e-13  # found: up to 7e-15, the rounding of other orders of the same sums
@@ -358,6 +367,73 @@ def test_filters_in_a_row_equal_transformers(hf: ModuleType) -> None:
     expected = chain(None, logits.clone())
     assert torch.equal(
         keep_min_p(keep_top_p(keep_top_k(apply_temperature(logits, 0.8), 20), 0.9), 0.1), expected
+    )
+
+
+def test_repetition_penalty_and_bias_equal_transformers(hf: ModuleType) -> None:
+    """The penalty counts a token once, however often it occurs, and has two rules for the two signs."""
+    logits, rows = torch.randn(32, 50, dtype=torch.float64) * 3, torch.randint(50, (32, 20))
+    for penalty in (0.5, 1.0, 1.3, 5.0):
+        expected = hf.RepetitionPenaltyLogitsProcessor(penalty)(rows, logits.clone())
+        assert torch.equal(penalize_repetition(logits, rows.tolist(), penalty), expected), penalty
+    bias = {0: 2.5, 7: -1.25, 49: float("-inf")}
+    expected = hf.SequenceBiasLogitsProcessor({(id,): value for id, value in bias.items()})(
+        rows, logits.clone()
+    )
+    assert torch.equal(add_bias(logits, bias), expected)
+
+
+@pytest.mark.parametrize("early_stopping", [True, False])
+@pytest.mark.parametrize("length_penalty", [-1.0, 0.0, 0.6, 1.0, 2.0])
+@pytest.mark.parametrize("num_beams", [1, 2, 5])
+def test_beams_equal_transformers(
+    hf: ModuleType, num_beams: int, length_penalty: float, early_stopping: bool
+) -> None:
+    """All beams and their scores, with an end token that comes early in some and never in others."""
+    ends = set()
+    for seed in range(6):
+        ours, theirs, _ = twins(hf, "llama", "sdpa", seed=seed, spread=1.0)
+        prompt = torch.randint(V, (5,))
+        expected = theirs.generate(
+            prompt[None], attention_mask=torch.ones(1, 5), max_new_tokens=10, do_sample=False,
+            num_beams=num_beams, num_return_sequences=num_beams, length_penalty=length_penalty,
+            early_stopping=early_stopping, eos_token_id=[1, 2], pad_token_id=0,
+            return_dict_in_generate=True, output_scores=True,
+        )  # fmt: skip
+        found = beam_search(
+            ours, prompt, 10, num_beams=num_beams, length_penalty=length_penalty,
+            early_stopping=early_stopping, stop_tokens=[1, 2],
+        )  # fmt: skip
+        for (text, score), row, value in zip(
+            found, expected.sequences, getattr(expected, "sequences_scores", [None])
+        ):
+            assert text == row[: len(text)].tolist(), seed
+            assert text[-1] in (1, 2) or len(text) == 15, "the rest of a row is theirs to fill"
+            assert value is None or score == pytest.approx(value.item(), rel=1e-4), (
+                seed
+            )  # theirs is rounded to float32
+            ends.add(text[-1] in (1, 2))
+        assert len(found) == num_beams
+    assert ends == {True, False}, "all end alike: the end token is not tested"
+
+
+def test_sliding_cache_equals_attention_to_a_window(hf: ModuleType) -> None:
+    """Beyond the context each token is read once and sees a window: Mistral does the same by a mask."""
+    ours, theirs, _ = twins(hf, "llama", "sdpa", seed=2, spread=1.0)
+    config = hf.MistralConfig(
+        **theirs.config.to_dict() | {"sliding_window": CONTEXT, "max_position_embeddings": 200}
+    )
+    config._attn_implementation = "sdpa"
+    windowed = hf.MistralForCausalLM(config).double().eval()
+    windowed.load_state_dict(theirs.state_dict())
+    with torch.no_grad():
+        (row,) = generate(ours, [torch.randint(V, (20,)).tolist()], 100, temperature=0)
+        greedy, whole = (
+            m(torch.tensor([row])).logits[0, 19:-1].argmax(-1).tolist() for m in (windowed, theirs)
+        )
+    assert row[20:] == greedy
+    assert row[20:] != whole and len(set(row[20:])) > 5, (
+        "the window changes nothing: the test compares nothing"
     )
 
 
