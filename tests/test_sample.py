@@ -29,7 +29,7 @@ from gptbook.sample import (
     speculative,
     stream_text,
 )
-from gptbook.tokenizer import BPETokenizer
+from gptbook.tokenizer import BPETokenizer, CharTokenizer
 
 TEXT = "the cat sat on the mat, and the hat was 12 or 345 feet away: 猫坐在垫子上。é" * 3
 END = "<|endoftext|>"
@@ -267,6 +267,10 @@ def test_stop_texts_between_and_inside_tokens() -> None:
             "".join(stream_text(model, TOKENIZER, "the", 60, seed=1, logit_bias=letters, stop=[stop]))
             == stopped[3:]
         )
+    _, settings = sampling._text_settings(TOKENIZER, ["zqz"], {})
+    z, q = TOKENIZER.encode("z"), TOKENIZER.encode("q")
+    ended = [settings["stop"](0, row) for row in (z, z + q, z + q + z, q + z)]
+    assert ended == [False, False, True, False], "a row ends with the token that completes a stop text"
     with pytest.raises(ValueError, match="list of texts"):
         generate_text(model, TOKENIZER, "the", stop="at")
     with pytest.raises(ValueError, match="empty stop text"):
@@ -330,6 +334,15 @@ def test_constraints_that_cannot_be() -> None:
         Choices(TOKENIZER, [])
     with pytest.raises(ValueError, match="list of"):
         Choices(TOKENIZER, "yes")
+
+
+def test_a_road_that_tokens_cannot_finish_is_not_begun() -> None:
+    letters = CharTokenizer.train("abc")
+    choices = Choices(letters, ["ax", "b", "ac"])
+    assert [letters.decode([id]) for id in choices.allowed(b"")] == ["a", "b"]
+    assert [letters.decode([id]) for id in Choices(letters, ["ax", "b"]).allowed(b"")] == ["b"]
+    with pytest.raises(ValueError, match="no token of this vocabulary"):
+        Choices(letters, ["ax"])
 
 
 def test_a_constraint_divides_step_by_step() -> None:
