@@ -41,7 +41,7 @@ execute: $(VENV)/.book  ## run all notebooks in place, export the package, clean
 	nbdev-export && nbdev-clean
 
 bench: $(VENV)/.dev  ## compare with named peers in the same run; writes bench-results/
-	$(BIN)/python tools/bench/bpe.py
+	$(BIN)/python tools/bench/all.py
 
 clean:
 	rm -rf $(VENV) bench-results build dist *.egg-info .pytest_cache .hypothesis .ruff_cache

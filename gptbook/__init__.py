@@ -16,6 +16,7 @@ _MODULES = {
         "kl_divergence",
         "perplexity",
     ),
+    "microworld": ("grade",),
     "tokenizer": (
         "BPETokenizer",
         "CharTokenizer",
@@ -51,6 +52,7 @@ _MODULES = {
         "speculative",
         "stream_text",
     ),
+    "scale": ("Plan", "ScalingLaw", "plan"),
     "evaluate": ("Evaluation", "evaluate_model", "evaluate_run", "ngram_baseline", "token_losses"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

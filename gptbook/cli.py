@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Work', 'RunFolder', 'COMMANDS', 'train_command', 'sample_command', 'eval_command', 'tokenizer_command',
-           'corpora_command', 'main']
+           'corpora_command', 'plan_command', 'main']
 
 # %% ../nbs/workshop/cli.ipynb #e14a7d1f
 import contextlib
@@ -134,13 +134,16 @@ def eval_command(run: RunFolder, split: Literal["val", "train"] = "val", baselin
     """
 
     def work() -> None:
-        from gptbook.evaluate import check_report_path, evaluate_run, ngram_baseline, write_report
+        from gptbook.evaluate import check_report_path, evaluate_run, ngram_baseline, world_measures, write_report
+        from gptbook.training import load_run, read_run
 
         if report is not None:
             check_report_path(report)  # what cannot be written fails before anything is measured
         ngram = ngram_baseline(run, split) if baseline else None
         result = evaluate_run(run, split) if report is None else write_report(run, report, split, ngram=ngram).evaluation
         line: dict[str, Any] = {"run": run} | result.to_dict()
+        if (corpus := read_run(run).corpus).startswith("microworld-"):
+            line |= world_measures(*load_run(run), corpus.removeprefix("microworld-"))
         print(json.dumps(line | ({"ngram": ngram} if baseline else {})))
 
     return work
@@ -189,10 +192,50 @@ def corpora_command() -> Work:
     return work
 
 # %% ../nbs/workshop/cli.ipynb #d1e18654
+def plan_command(
+    params: str,
+    tokens: str,
+    gpus: int,
+    gpu: str = "h100",
+    mfu: float = 0.4,
+    context: int = 4096,
+    batch_tokens: str = "4M",
+    dollars_per_hour: float | None = None,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> Work:
+    """Estimate a large training run: operations, days, cost, memory and traffic (chapter 23).
+
+    Args:
+        params: number of parameters, such as 124M or 7B.
+        tokens: number of tokens, such as 2T.
+        gpus: number of GPUs.
+        gpu: kind of GPU: a100, h100 or b200.
+        mfu: share of the peak rate that is reached; published runs: 0.35 to 0.5.
+        context: tokens of a sample.
+        batch_tokens: tokens of an optimiser step.
+        dollars_per_hour: price of a GPU, if other than the table's.
+        as_json: print one JSON line instead of a table.
+    """
+
+    def work() -> None:
+        from dataclasses import asdict
+
+        from gptbook.scale import describe_plan, parse_count, plan
+
+        made = plan(
+            parse_count(params), parse_count(tokens), gpus, gpu=gpu, mfu=mfu, context=context,
+            batch_tokens=parse_count(batch_tokens), dollars_per_hour=dollars_per_hour,
+        )  # fmt: skip
+        print(json.dumps(asdict(made)) if as_json else describe_plan(made))
+
+    return work
+
+# %% ../nbs/workshop/cli.ipynb #cafe6ba5
 COMMANDS: dict[str, Callable[..., Work]] = {
     "train": train_command,
     "sample": sample_command,
     "eval": eval_command,
+    "plan": plan_command,
     "tokenizer": tokenizer_command,
     "corpora": corpora_command,
 }

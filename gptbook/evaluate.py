@@ -8,7 +8,8 @@ __all__ = ['Measure', 'CLASSES', 'MARK', 'window_plan', 'score_tokens', 'nats', 
            'RunParts', 'open_run', 'evaluate_run', 'count_unknown', 'ngram_baseline', 'document_bytes',
            'spread_windows', 'position_losses', 'token_classes', 'frequency_deciles', 'GroupLoss', 'group_losses',
            'top_choice', 'Calibration', 'calibration', 'fit_temperature', 'distinct_n', 'repetition', 'SuffixArray',
-           'Copy', 'longest_copied', 'Sample', 'Report', 'measure_run', 'check_report_path', 'write_report']
+           'Copy', 'longest_copied', 'Sample', 'Report', 'measure_run', 'check_report_path', 'write_report',
+           'world_measures']
 
 # %% ../nbs/15_evaluate.ipynb #bdb182f5
 import base64
@@ -28,8 +29,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import microworld
 from .config import TrainConfig
-from .data import TokenData
+from .data import WORLD_TRAIN, TokenData
 from .model import GPT
 from .probability import best_ngram, bits_per_byte, perplexity
 from .sample import generate_text
@@ -692,3 +694,35 @@ def write_report(folder: str | Path, path: str | Path, split: str = "val", *, ng
     with atomic_write(path) as file:
         file.write(page.encode("utf-8"))
     return report
+
+# %% ../nbs/15_evaluate.ipynb #62525591
+@torch.no_grad()
+def world_measures(model: GPT, tokenizer: Tokenizer, language: str, n: int = 200, seed: int = 0) -> dict[str, Any]:
+    """What a model of the microworld's stories has learned: nats above the entropy, and grades of ``n`` stories that it writes.
+
+    Shares of sentences, stories, answers; each with its standard error. Stories that do not fit into the context are left out
+    of the first number, and their count is told. "new" are written stories that are not among the training stories.
+    """
+    context, end = model.config.context_length, tokenizer.end_of_text
+    stories = [microworld.sample(i, language, "val") for i in range(n)]
+    rows = [(story, [end, *tokenizer.encode(story), end]) for story in stories]
+    fitting = [(story, ids) for story, ids in rows if len(ids) - 1 <= context]
+    above = []
+    for story, ids in fitting:
+        row = torch.tensor([ids], device=model.embedding.weight.device)
+        nats = F.cross_entropy(model(row[:, :-1])[0].float(), row[0, 1:], reduction="sum").item()
+        above.append(nats + microworld.logprob(story, language))
+    written = []
+    for first in range(0, n, 50):
+        written += generate_text(model, tokenizer, [""] * min(50, n - first), context - 1, seed=seed + first)
+    known = frozenset(hash(microworld.sample(i, language)) for i in range(WORLD_TRAIN))
+    grades = microworld.grade(written, language, known)
+    shares = {
+        "grammatical": (grades.grammatical, grades.sentences), "true": (grades.true, n), "answered": (grades.answered, grades.answers),
+        "new": (grades.new, n),
+    }  # fmt: skip
+    error = float(np.std(above, ddof=1) / math.sqrt(len(above))) if len(above) > 1 else None
+    found: dict[str, Any] = {"nats_above_entropy": float(np.mean(above)) if above else None, "nats_above_entropy_error": error, "stories_measured": len(fitting)}
+    for name, (share, count) in shares.items():
+        found |= {name: share, f"{name}_error": math.sqrt(share * (1 - share) / max(count, 1))}
+    return found | {"answered_by_facts": {str(k): list(v) for k, v in grades.answered_by_hops.items()}}

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'VERSION', 'choose_device', 'choose_precision', 'choose_compile', 'autocast', 'save_checkpoint',
-           'load_checkpoint', 'read_run', 'load_run', 'mean_loss', 'plot_loss', 'make_optimizers', 'rate', 'train_step',
-           'Run', 'read_metrics', 'train']
+           'load_checkpoint', 'read_run', 'load_run', 'mean_loss', 'plot_loss', 'make_optimizers', 'rate',
+           'cross_entropy', 'train_step', 'Run', 'read_metrics', 'train']
 
 # %% ../nbs/13_training.ipynb #2c39216d
 import json
@@ -368,8 +368,8 @@ def make_optimizers(model: GPT, config: TrainConfig) -> list[torch.optim.Optimiz
     rest = [group | {"params": [p for p in group["params"] if id(p) not in taken]} for group in groups]
     optimizers: list[torch.optim.Optimizer] = [AdamW(rest, lr=config.max_lr, betas=(config.beta1, config.beta2))]
     if muon:
-        fast = muon[0].device.type != "cpu" or choose_precision(muon[0].device)[0] == torch.bfloat16
-        optimizers.append(Muon(muon, lr=config.muon_lr, weight_decay=config.weight_decay, dtype=torch.bfloat16 if fast else torch.float32))
+        dtype, _ = choose_precision(muon[0].device, config.precision)
+        optimizers.append(Muon(muon, lr=config.muon_lr, weight_decay=config.weight_decay, dtype=dtype))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["max_lr"] = group["lr"]
@@ -382,6 +382,34 @@ def rate(config: TrainConfig, step: int) -> float:
     if config.schedule == "stable":
         return warmup_stable_decay(step, config.steps, warmup, min(round(config.decay * config.steps), config.steps - warmup), config.min_lr_ratio)
     return warmup_cosine(step, config.steps, warmup, config.min_lr_ratio)
+
+# %% ../nbs/13_training.ipynb #b05cba7c
+class _LossInPieces(torch.autograd.Function):
+    ROWS = 128  # of logits at a time
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, targets: Tensor) -> Tensor:
+        wide, grad = torch.promote_types(logits.dtype, torch.float32), torch.empty_like(logits)
+        total = torch.zeros((), dtype=wide, device=logits.device)
+        for piece, target, out in zip(*(t.split(_LossInPieces.ROWS) for t in (logits, targets[:, None], grad))):
+            log_p = piece.to(wide) - piece.to(wide).logsumexp(-1, keepdim=True)  # (rows, V)
+            total -= log_p.gather(1, target).sum()
+            p = log_p.exp_().scatter_add_(1, target, torch.full_like(target, -1, dtype=wide))
+            out.copy_(p.div_(len(targets)))
+        ctx.save_for_backward(grad)
+        return total / len(targets)
+
+    @staticmethod
+    def backward(ctx, scale: Tensor) -> tuple[Tensor, None]:
+        return ctx.saved_tensors[0] * scale, None
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy in nats of logits (N, V), in any precision, and targets (N,); computed with its gradient, in pieces.
+
+    The same as ``F.cross_entropy(logits.float(), targets)``, in less time and memory on a CPU.
+    """
+    return _LossInPieces.apply(logits, targets)
 
 # %% ../nbs/13_training.ipynb #5647bced
 def _exchange(forward: nn.Module, last: bool) -> AbstractContextManager:
@@ -417,7 +445,7 @@ def train_step(
         with _exchange(forward, last=k == config.accumulate - 1):
             with autocast(device, dtype):
                 logits = forward(x, **documents)
-            loss = F.cross_entropy(logits.float().flatten(0, 1), y.flatten()) / config.accumulate
+            loss = cross_entropy(logits.flatten(0, 1), y.flatten()) / config.accumulate
             loss.backward()
         total += loss.item()
     total, norm = world.mean(total, device), clip_gradients(model.parameters(), config.clip)

@@ -35,6 +35,7 @@ from gptbook.evaluate import (
     repetition,
     token_classes,
     token_losses,
+    world_measures,
     write_report,
 )
 from gptbook.tokenizer import CharTokenizer, train_tokenizer
@@ -318,3 +319,20 @@ def test_other_damaged_files(copied: Path, name: str, content: str) -> None:
 def test_a_run_without_metrics_has_a_report(copied: Path, tmp_path: Path) -> None:
     (copied / "metrics.jsonl").unlink()
     assert write_report(copied, tmp_path / "out.md").metrics == []
+
+
+def test_measures_of_the_small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that is trained a little is far above the floor; its numbers are in range."""
+    for module in ("data", "evaluate"):
+        monkeypatch.setattr(f"gptbook.{module}.WORLD_TRAIN", 300)
+    config = TrainConfig(
+        corpus="microworld-en", out=str(tmp_path / "run"), preset="tiny", vocab_size=400, context_length=160,
+        batch_size=8, steps=60, eval_every=60, threads=1,
+    )  # fmt: skip
+    run = train(config, progress=False, log=lambda line: None)
+    found = world_measures(run.model, run.tokenizer, "en", n=20)
+    assert found["nats_above_entropy"] > 30 and found["stories_measured"] == 20
+    assert 0 <= found["true"] <= found["grammatical"] <= 1 and 0 <= found["answered"] <= 1
+    assert found["new"] == 1.0 and found["grammatical_error"] < 0.2
+    again = world_measures(run.model, run.tokenizer, "en", n=20)
+    assert again == found, "the same seed, the same numbers"

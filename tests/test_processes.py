@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -105,3 +107,46 @@ def test_the_command_says_what_it_does(folder: Path, tmp_path: Path) -> None:
     assert done.stdout.count("held-out loss") == 1
     done = together(2, *command)  # the folder is taken: one line, from one process
     assert done.returncode != 0 and done.stderr.count("gptbook: ") == 1 and "holds another run" in done.stderr
+
+
+def worker_of(run: Path, rank: int) -> int | None:
+    """The process that has this rank in a run, by its command line and environment."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            started = (entry / "environ").read_bytes().split(b"\0")
+            if f"RANK={rank}".encode() in started and str(run).encode() in (entry / "cmdline").read_bytes():
+                return int(entry.name)
+        except OSError:
+            continue
+    return None
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to find the worker")
+def test_a_worker_that_dies_ends_the_run_which_resumes(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = "--preset tiny --vocab-size 300 --context-length 32 --batch-size 2 --steps 300 --eval-every 5"
+    train = ["-m", "gptbook", "train", "--corpus", folder / "lines.txt", "--out", run, *options.split()]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [*launch, *map(str, train), "--threads", "1"]
+    log = tmp_path / "stderr"
+    with open(log, "w") as file:
+        started = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=file)
+    deadline = time.monotonic() + 300
+    while not (run / "previous.json").is_file():  # two checkpoints are there, and most steps still to come
+        assert time.monotonic() < deadline and started.poll() is None, log.read_text()[-2000:]
+        time.sleep(0.02)
+    victim = worker_of(run, 1)
+    assert victim is not None
+    os.kill(victim, signal.SIGKILL)
+    assert started.wait(timeout=300) != 0, "a run that lost a worker must not look finished"
+    said = log.read_text()
+    assert "gptbook: another process of this run has ended; repeat the command with --resume" in said or (
+        "Signal 9 (SIGKILL)" in said
+    ), said[-3000:]
+    assert "Traceback" not in "".join(line for line in said.splitlines() if line.startswith("[rank0]"))
+    saved = json.loads((run / "last.json").read_text())["step"]
+    assert 0 < saved < 300
+    done = together(2, *train, "--threads", "1", "--resume")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [m["step"] for m in metrics(run)] == list(range(1, 301))

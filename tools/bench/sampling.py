@@ -1,0 +1,99 @@
+"""Tokens per second when writing 200 tokens, greedily, against `transformers.generate`.
+
+    python tools/bench/sampling.py [--repeats 5]
+
+First the same GPT-2 with the same weights in float32 on both sides: the texts must be equal. Then our default shape in
+the precision that `load_run` and the command use, for one prompt and for eight.
+"""
+
+import argparse
+
+import torch
+from peers import SIZES, medians, our_default, save, take_turns, their_gpt2
+
+from gptbook.config import GPTConfig
+from gptbook.model import GPT
+from gptbook.sample import generate
+
+NEW, PROMPT = 200, 16
+
+
+def same_weights(theirs: torch.nn.Module) -> GPT:
+    """Our GPT-2 with their weights (their linear layers store the transpose)."""
+    ours = GPT(GPTConfig.gpt2(**SIZES)).eval()
+    state = theirs.state_dict()
+    names = {
+        "norm1": "ln_1", "attention.qkv": "attn.c_attn", "attention.out": "attn.c_proj", "norm2": "ln_2",
+        "ffn.up": "mlp.c_fc", "ffn.down": "mlp.c_proj",
+    }  # fmt: skip
+    found = {
+        "embedding.weight": state["transformer.wte.weight"],
+        "positions.weight": state["transformer.wpe.weight"],
+        "head.weight": state["transformer.wte.weight"],
+    }
+    for kind in ("weight", "bias"):
+        found[f"norm.{kind}"] = state[f"transformer.ln_f.{kind}"]
+        for l in range(SIZES["n_layer"]):
+            for name, other in names.items():
+                value = state[f"transformer.h.{l}.{other}.{kind}"]
+                found[f"blocks.{l}.{name}.{kind}"] = value.T if value.ndim == 2 else value
+    ours.load_state_dict(found)
+    return ours
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    repeats = parser.parse_args().repeats
+    theirs = their_gpt2().eval()
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p.add_(0.1 * torch.randn_like(p))  # texts that do not repeat one token
+    twin, default = same_weights(theirs), GPT(our_default()).eval()
+    rows, rates = [], {}
+
+    def write(ids: torch.Tensor) -> torch.Tensor:
+        return theirs.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False, pad_token_id=0
+        )
+
+    for batch, ours, what, goal in (
+        (1, twin, "the same GPT-2, fp32 both", 1.4),
+        (1, default, "our default", 2.5),
+        (8, default, "our default", 3.0),
+    ):
+        ids = torch.randint(SIZES["vocab_size"], (batch, PROMPT), generator=torch.Generator().manual_seed(1))
+        if ours is twin:
+            assert torch.equal(write(ids), generate(twin, ids, NEW, temperature=0)), "the texts differ"
+        seconds = medians(
+            take_turns(
+                {
+                    "transformers": lambda ids=ids: write(ids),
+                    "gptbook": lambda ids=ids, ours=ours: generate(ours, ids, NEW, temperature=0),
+                },
+                repeats,
+            )
+        )
+        rate = {name: batch * NEW / value for name, value in seconds.items()}
+        ratio = rate["gptbook"] / rate["transformers"]
+        rates[f"batch {batch}, {what}"] = rate
+        rows.append(
+            [
+                f"sampling, batch {batch}, tokens/s",
+                f"{what} against transformers.generate fp32",
+                rate["gptbook"],
+                rate["transformers"],
+                ratio,
+                goal,
+            ]
+        )
+        print(
+            f"sampling  batch {batch}, {what:<26} gptbook {rate['gptbook']:6,.0f}, transformers {rate['transformers']:6,.0f} tokens/s, ratio {ratio:.2f}"
+        )
+    save("sampling", {"tokens_per_second": rates, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
