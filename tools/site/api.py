@@ -107,17 +107,26 @@ def _items(tree: ast.Module) -> list[Item]:
         elif isinstance(node, ast.ClassDef):
             item = _class(node)
         elif isinstance(node, ast.Assign | ast.AnnAssign):
-            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
-            value = ast.unparse(node.value) if node.value else ""
-            text = f"{ast.unparse(target)} = {value}" if len(value) < 70 else f"{ast.unparse(target)} = ..."
             after = following.value if isinstance(following, ast.Expr) else None
             doc = after.value if isinstance(after, ast.Constant) and isinstance(after.value, str) else ""
-            item = Item(ast.unparse(target), text, doc, node.lineno)
+            for name, value in _assigned(node):
+                if name in public:
+                    text = f"{name} = {value if len(value) < 70 else '...'}"
+                    found[name] = Item(name, text, doc, node.lineno)
+            continue
         else:
             continue
         if item.name in public:
             found[item.name] = item
     return list(found.values())
+
+
+def _assigned(node: ast.Assign | ast.AnnAssign) -> list[tuple[str, str]]:
+    """(name, value as text) of an assignment, also of several names at once."""
+    target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+    if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+        return [(ast.unparse(t), ast.unparse(v)) for t, v in zip(target.elts, node.value.elts)]
+    return [(ast.unparse(target), ast.unparse(node.value) if node.value else "")]
 
 
 def read_package(package: Path = ROOT / "gptbook") -> list[Module]:

@@ -55,18 +55,18 @@ def cover(records: list[dict]) -> str:
         title = html.escape(f"({data['number']}) {name}")
         radius = 1.7 + 0.55 * used[label] ** 0.5
         dots.append(
-            f'<a href="{record["url"]}#{label}" tabindex="-1"><circle cx="{place[label]:.1f}" cy="{base}" r="{radius:.1f}" {fill}><title>{title}</title></circle></a>'
+            f'<circle cx="{place[label]:.1f}" cy="{base}" r="{radius:.1f}" {fill}><title>{title}</title></circle>'
         )
     names = []
     for start, end, record in starts:
         middle = (start + end) / 2
         names.append(
-            f'<a href="{record["url"]}" tabindex="-1"><text x="{middle:.1f}" y="{base + 22}" text-anchor="middle">{record["number"]}<title>{html.escape(record["title"])}</title></text></a>'
+            f'<a href="{record["url"]}" aria-label="{record["number"]} {html.escape(record["title"])}"><text x="{middle:.1f}" y="{base + 22}" text-anchor="middle">{record["number"]}<title>{html.escape(record["title"])}</title></text></a>'
         )
     count, links = len(labels), len(arcs)
     alt = f"{count} formulas on a line, grouped by chapter; {links} arcs lead from each formula to those derived from it."
     svg = (
-        f'<svg class="cover-art" viewBox="0 -24 1000 304" role="img" aria-label="{alt}">'
+        f'<svg class="cover-art" viewBox="0 -24 1000 304" role="group" aria-label="{alt}">'
         f'<g class="arcs" fill="none" stroke-width="1.1" stroke-opacity=".55">{"".join(arcs)}</g>'
         f'<g class="dots">{"".join(dots)}</g><g class="names">{"".join(names)}</g></svg>'
     )

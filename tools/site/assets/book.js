@@ -221,6 +221,7 @@
   query.addEventListener("input", search);
   query.addEventListener("keydown", (event) => {
     if (event.key === "ArrowDown" || event.key === "ArrowUp") { choose(chosen + (event.key === "ArrowDown" ? 1 : -1)); event.preventDefault(); }
+    if (event.key === "Escape") { dialog.close(); event.preventDefault(); }
     if (event.key === "Enter") { one(`#hit-${chosen} a`)?.click(); event.preventDefault(); }
   });
   list.addEventListener("click", () => dialog.close());
