@@ -4,15 +4,16 @@ import ast
 import json
 import re
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
 import sitebook
 from bookfiles import ROOT
-from lxml import html
+from lxml import etree, html
 from sitebook import CHAPTERS, PNG, SVG, code, markdown, printed, shown, write_book
 
-from tools.site import api, audit, build, search, vendor
+from tools.site import api, audit, build, documents, search, vendor
 from tools.site.outline import Page, read_outline
 from tools.site.stage import BookError, split_title, staged, write_for_quarto
 
@@ -334,17 +335,52 @@ def test_outputs_of_all_kinds(tmp_path: Path) -> None:
     assert tree.xpath("//noscript//img[@alt='Still.']")
 
 
+# ---- EPUB and PDF ------------------------------------------------------------------------------------------
+
+
+def test_the_epub_has_formulas_as_formulas_and_whole_links(tmp_path: Path) -> None:
+    site = build.Site(read_outline(write_book(tmp_path)))
+    with zipfile.ZipFile(documents.write("epub", site)) as book:
+        pages = {n: etree.fromstring(book.read(n)) for n in book.namelist() if n.endswith(".xhtml")}
+        assert any(name.endswith(".png") for name in book.namelist())
+    found = [(name, e) for name, tree in pages.items() for e in tree.iter() if isinstance(e.tag, str)]
+    assert sum(e.tag.endswith("}math") for _, e in found) == 4  # a, the two that are numbered, and x
+    ids = {(Path(name).name, e.get("id")) for name, e in found if e.get("id")}
+    for name, element in found:
+        url = element.get("href") or ""
+        if "#" in url and not url.startswith("http"):
+            target, _, anchor = url.rpartition("/")[2].partition("#")
+            assert (target or Path(name).name, anchor) in ids, url
+    words = " ".join("".join(tree.itertext()) for tree in pages.values())
+    assert "Equation\xa01.1" in words and "(1.1)" in words and "On Books" in words and "摘要" in words
+    assert "@eq" not in words and "{#" not in words
+
+
+def test_the_pdf_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("typst")
+    monkeypatch.setattr(documents, "fonts", lambda folder: folder)  # the Chinese one comes from npm
+    site = build.Site(read_outline(write_book(tmp_path)))
+    assert documents.write("pdf", site).read_bytes()[:5] == b"%PDF-"
+    source = (site.cache / "pdf" / "book.typ").read_text(encoding="utf-8")
+    assert '#numbered("1.1")' not in source and '#numbered("(1.1)")[$ a = b . $] <eq-one>' in source
+    assert "#link(<eq-one>)" in source
+
+
+def test_a_formula_that_pandoc_cannot_read_stops_the_documents(tmp_path: Path) -> None:
+    root = write_book(tmp_path, {"02_two.ipynb": [markdown("# Two\n\n$$ \\undefinedcommand{x} $$")]})
+    with pytest.raises(BookError, match="undefinedcommand"):
+        documents.write("epub", build.Site(read_outline(root)))
+
+
 # ---- API and search ----------------------------------------------------------------------------------------
 
 
 def test_long_signatures_take_a_line_for_each_argument() -> None:
-    source = (
-        "def f(self, alpha: int, *, beta: str | None = None, gamma: float = 0.5, a_long: int = 1) -> int: ..."
-    )
+    source = "def f(self, alpha: int, *, beta: str | None = None, gamma: float = 0.5, long: int = 1) -> dict[str, int]: ..."
     node = ast.parse(source).body[0]
     assert api._signature(node, "f", True).splitlines() == [
         "f(", "    alpha: int,", "    *,", "    beta: str | None = None,", "    gamma: float = 0.5,",
-        "    a_long: int = 1,", ") -> int",
+        "    long: int = 1,", ") -> dict[str, int]",
     ]  # fmt: skip
     short = ast.parse("def g(x=1, *rest, **more): ...").body[0]
     assert api._signature(short, "g", False) == "g(x=1, *rest, **more)"

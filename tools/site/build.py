@@ -72,6 +72,11 @@ class Site:
         self.keys = re.findall(r"^@\w+\{\s*([^,\s]+)", text, flags=re.M)
         self.errors: list[str] = []
 
+    def downloads(self) -> list[dict[str, str]]:
+        """The book in one file, where that has been made (``make epub pdf``)."""
+        found = sorted(p for p in self.target.glob("*.*") if p.suffix in (".epub", ".pdf"))
+        return [{"url": p.name, "name": p.suffix[1:].upper()} for p in found]
+
     def inputs(self) -> str:
         """A hash of all that the site is made from."""
         files = [
@@ -82,7 +87,12 @@ class Site:
             self.root / "settings.ini",
         ]
         files = sorted({p for p in files if p.is_file() and ".ipynb_checkpoints" not in p.parts})
-        return digest(tools_hash(), str(self.target), [(str(p), digest(p.read_bytes())) for p in files])
+        return digest(
+            tools_hash(),
+            str(self.target),
+            self.downloads(),
+            [(str(p), digest(p.read_bytes())) for p in files],
+        )
 
     def build(self) -> bool:
         """Build what is out of date; False if nothing was. Raises ``BookError`` with all that must be mended."""
@@ -260,7 +270,7 @@ class Site:
                 "next": self._neighbour(i + 1) if i + 1 < len(self.outline.pages) else None,
             }
             html = template.render(
-                book=self.outline, page=page, record=data["record"], body=Markup(done["body"]), toc=self._toc(done["toc"]),
+                downloads=self.downloads(), book=self.outline, page=page, record=data["record"], body=Markup(done["body"]), toc=self._toc(done["toc"]),
                 previews={k: Markup(v) for k, v in done["previews"].items()}, nav=self._navigation(page), version=version,
                 repository=self.repository, cover=Markup(cover(list(self.records.values()))) if page.url == "index.html" else "",
                 **around, **self._amounts(page, data["record"]),

@@ -48,7 +48,7 @@ def cover(records: list[dict]) -> str:
                 arcs.append(
                     f'<path d="M{a:.1f} {base}C{a:.1f} {base - height * 1.3:.1f} {b:.1f} {base - height * 1.3:.1f} {b:.1f} {base}" stroke="var(--{color})"/>'
                 )
-    for label, data, record in labels:
+    for label, data, _ in labels:
         color = COLORS.get(kinds.get(label, ""), "")
         fill = f'fill="var(--{color})"' if color else 'fill="var(--paper)" stroke="var(--ink-soft)"'
         name = label.removeprefix("eq-").removeprefix("def-").replace("-", " ")
@@ -61,7 +61,7 @@ def cover(records: list[dict]) -> str:
     for start, end, record in starts:
         middle = (start + end) / 2
         names.append(
-            f'<a href="{record["url"]}" aria-label="{record["number"]} {html.escape(record["title"])}"><text x="{middle:.1f}" y="{base + 22}" text-anchor="middle">{record["number"]}<title>{html.escape(record["title"])}</title></text></a>'
+            f'<a href="{record["url"]}"><title>{record["number"]} {html.escape(record["title"])}</title><text x="{middle:.1f}" y="{base + 22}" text-anchor="middle">{record["number"]}</text></a>'
         )
     count, links = len(labels), len(arcs)
     alt = f"{count} formulas on a line, grouped by chapter; {links} arcs lead from each formula to those derived from it."

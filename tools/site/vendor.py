@@ -16,25 +16,25 @@ CACHE = ROOT / "build" / "site"
 HOME = CACHE / "npm"
 
 
-def fetch() -> Path:
-    """Install the packages of package-lock.json, unless that has been done; return their ``node_modules``."""
-    wanted = hashlib.sha256((HERE / "package-lock.json").read_bytes()).hexdigest()
-    stamp = HOME / ".installed"
+def fetch(recipe: Path = HERE, home: Path = HOME) -> Path:
+    """Install what ``package-lock.json`` of a folder lists, unless that is done; return the ``node_modules``."""
+    wanted = hashlib.sha256((recipe / "package-lock.json").read_bytes()).hexdigest()
+    stamp = home / ".installed"
     if not (stamp.is_file() and stamp.read_text() == wanted):
         npm = shutil.which("npm")
         if npm is None or shutil.which("node") is None:
             raise FileNotFoundError(
                 "the site needs node and npm, for its formulas, diagrams and fonts: https://nodejs.org (Debian: apt install npm)"
             )
-        HOME.mkdir(parents=True, exist_ok=True)
+        home.mkdir(parents=True, exist_ok=True)
         for name in ("package.json", "package-lock.json"):
-            shutil.copy2(HERE / name, HOME / name)
+            shutil.copy2(recipe / name, home / name)
         command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
-        done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(f"npm ci failed in {HOME}:\n{done.stderr.strip()}")
+            raise RuntimeError(f"npm ci failed in {home}:\n{done.stderr.strip()}")
         stamp.write_text(wanted)
-    return HOME / "node_modules"
+    return home / "node_modules"
 
 
 class Drawings:
