@@ -376,8 +376,8 @@ def test_a_formula_that_pandoc_cannot_read_stops_the_documents(tmp_path: Path) -
 
 
 def test_long_signatures_take_a_line_for_each_argument() -> None:
-    source = "def f(self, alpha: int, *, beta: str | None = None, gamma: float = 0.5, long: int = 1) -> dict[str, int]: ..."
-    node = ast.parse(source).body[0]
+    args = "self, alpha: int, *, beta: str | None = None, gamma: float = 0.5, long: int = 1"
+    node = ast.parse(f"def f({args}) -> dict[str, int]: ...").body[0]
     assert api._signature(node, "f", True).splitlines() == [
         "f(", "    alpha: int,", "    *,", "    beta: str | None = None,", "    gamma: float = 0.5,",
         "    long: int = 1,", ") -> dict[str, int]",

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from bookfiles import ROOT
 from sitebook import built_book, lacking
 
 from tools.site import vendor
@@ -305,6 +306,143 @@ def test_the_diagram_is_drawn(browser, site: Path) -> None:
     with visit(browser, (site / "model.html").as_uri()) as v:
         assert v.page.locator(".diagram svg").first.is_visible()
         assert "embedding" in v.page.locator(".diagram").first.text_content()
+
+
+# ---- interactive pieces --------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def piece(browser, folder: Path, kind: str, data: dict) -> Iterator[Visit]:
+    """A page with nothing but one piece, as a notebook would show it."""
+    from gptbook.workshop.interactive import as_html
+
+    html = as_html(kind, data, ROOT / "nbs" / "interactive")
+    (folder / "piece.html").write_text(
+        f"<!doctype html><meta charset=utf-8><title>t</title>{html}", encoding="utf-8"
+    )
+    with visit(browser, (folder / "piece.html").as_uri()) as v:
+        v.page.wait_for_selector(".piece[data-live]")
+        yield v
+        assert v.complaints == []
+        assert {urlsplit(url).scheme for url in v.requests} == {"file"}
+
+
+def slide(v: Visit, name: str, value: float) -> None:
+    """Move the slider of a name."""
+    move = "(input, value) => { input.value = value; input.dispatchEvent(new Event('input')); }"
+    v.page.locator(f".piece input[name='{name}']").evaluate(move, value)
+
+
+def noted(v: Visit, name: str) -> str:
+    """What the piece says of its state, for tests."""
+    return v.page.locator(".piece").get_attribute(f"data-{name}")
+
+
+@pytest.mark.parametrize(
+    ("temperature", "k", "p", "min_p"),
+    [
+        (1, None, 1, 0),
+        (0.5, None, 1, 0),
+        (1, 5, 1, 0),
+        (1.5, None, 0.8, 0),
+        (1, None, 1, 0.2),
+        (0.7, 10, 0.9, 0.1),
+    ],
+)
+def test_sliders_filter_as_the_package_does(
+    temperature: float, k: int | None, p: float, min_p: float, browser, tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch")
+    from gptbook.sample import apply_temperature, keep_min_p, keep_top_k, keep_top_p
+
+    logits = (2 * torch.randn(40, generator=torch.Generator().manual_seed(0))).sort(descending=True).values
+    logits = torch.tensor([round(x, 3) for x in logits.tolist()], dtype=torch.float64)[None]
+    data = {"context": "a", "tokens": [chr(97 + i) for i in range(40)], "logits": logits[0].tolist()}
+    with piece(browser, tmp_path, "sampling", data) as v:
+        slide(v, "temperature", temperature)
+        slide(v, "top-k", [1, 2, 3, 5, 8, 10, 15, 20, 30, 40].index(k or 40))
+        slide(v, "top-p", p)
+        slide(v, "min-p", min_p)
+        wanted = keep_top_k(apply_temperature(logits, temperature), k or 40)
+        wanted = keep_min_p(keep_top_p(wanted, p) if p < 1 else wanted, min_p).softmax(-1)
+        assert int(noted(v, "kept")) == int((wanted > 0).sum())
+        assert float(noted(v, "best")) == pytest.approx(wanted.max().item(), abs=1e-5)
+        v.page.click(".piece button")
+        drawn = v.page.locator(".piece .pills code").all_text_contents()
+        assert len(drawn) == 24 and set(drawn) <= {
+            data["tokens"][i] for i in (wanted[0] > 0).nonzero().flatten().tolist()
+        }
+
+
+def test_merges_cut_as_the_package_does(browser, tmp_path: Path) -> None:
+    from gptbook.tokenizer import BYTE_ORDER, BPETokenizer
+
+    def digits(n: int) -> str:
+        return (digits(n // 36) if n > 35 else "") + "0123456789abcdefghijklmnopqrstuvwxyz"[n % 36]
+
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    tokenizer = BPETokenizer.train(text, vocab_size=700)
+    merges = ";".join(f"{digits(a)},{digits(b)}" for a, b in tokenizer.merges)
+    texts = [
+        "the License",
+        "It's we'LL  12345 x\n\n y",
+        "不识庐山真面目, 词元!",
+        "naïve café 🙂🙂",
+        "",
+        "\tend  ",
+        text[:1500],
+    ]
+    with piece(browser, tmp_path, "merges", {"text": "start", "merges": merges, "order": BYTE_ORDER}) as v:
+        for sample in texts:
+            v.page.fill(".piece textarea", sample)
+            assert int(noted(v, "tokens")) == len(tokenizer.encode(sample)), sample
+        slide(v, "merges that change this text", 0)
+        assert int(noted(v, "tokens")) == len(texts[-1].encode())
+
+
+def test_dials_turn_as_the_package_does(browser, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from gptbook.embedding import RotaryPositions
+
+    curve = RotaryPositions(16)(torch.arange(65))[0].mean(-1)
+    with piece(browser, tmp_path, "rotary", {"pairs": 8, "base": 10_000, "longest": 64}) as v:
+        for distance in (0, 1, 17, 64):
+            slide(v, "distance to the key", distance)
+            for place in (64, 200):  # moving both changes nothing
+                slide(v, "place of the query", place)
+                assert float(noted(v, "score")) == pytest.approx(curve[distance].item(), abs=1e-5)
+        v.page.click(".piece button >> nth=1")
+        assert float(noted(v, "score")) > curve[64].item()
+
+
+def test_the_map_says_where_a_token_looks(browser, tmp_path: Path) -> None:
+    heads = [[[100, 0, 0], [70, 30, 0], [10, 20, 70]], [[100, 0, 0], [10, 90, 0], [20, 60, 20]]]
+    layers = [{"name": "first", "heads": heads[:1]}, {"name": "second", "heads": heads}]
+    with piece(browser, tmp_path, "attention", {"tokens": ["a", "b", "c"], "layers": layers}) as v:
+        assert (noted(v, "row"), noted(v, "best")) == ("2", "2")
+        v.page.click("text=second")
+        v.page.click(".piece [aria-label=head] button >> nth=1")
+        assert noted(v, "best") == "1"
+        v.page.locator(".piece svg rect").nth(4).hover()
+        assert noted(v, "row") in ("0", "1")
+        slide(v, "token", 1)
+        assert (noted(v, "row"), noted(v, "best")) == ("0", "0")
+
+
+def test_every_piece_of_the_book_is_alive_and_light(browser, site: Path) -> None:
+    found = 0
+    for path in sorted(site.glob("*.html")):
+        text = path.read_text(encoding="utf-8")
+        if 'class="piece"' not in text:
+            continue
+        with visit(browser, path.as_uri()) as v:
+            pieces = v.page.locator(".piece")
+            assert pieces.count() == v.page.locator(".piece[data-live]").count()
+            assert v.page.locator("noscript").count() >= pieces.count()  # the still picture
+            for data in re.findall(r'<script type="application/json">(.*?)</script>', text, flags=re.S):
+                assert len(data.encode()) + (site / "assets" / "pieces.js").stat().st_size < 60_000
+            found += pieces.count()
+    assert found >= 3
 
 
 def test_nothing_loads_from_elsewhere(site: Path) -> None:

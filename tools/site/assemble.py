@@ -113,6 +113,8 @@ class Assembler:
             raise BookError(f"{self.page.source} cell {cell.number}: cannot show {', '.join(data)}")
         value = _text(data[kind])
         if kind == "text/html":
+            # an interactive piece brings its scripts along; the site has them once, for all
+            value = re.sub(r"<(script|style) data-gptbook>.*?</\1>", "", value, flags=re.S)
             still = next((k for k in ("image/svg+xml", "image/png") if k in data), None)
             picture = self._picture(cell, i, still, _text(data[still])) if still else ""
             return raw(value) + (f"\n\n::: still\n{picture}\n:::" if picture else "")

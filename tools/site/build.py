@@ -82,6 +82,7 @@ class Site:
         files = [
             *self.nbs.rglob("*.ipynb"),
             *self.nbs.glob("*.*"),
+            *self.nbs.glob("interactive/*"),
             *self.root.glob("gptbook/**/*.py"),
             self.root / "_quarto.yml",
             self.root / "settings.ini",
@@ -362,6 +363,11 @@ class Site:
             found[f"assets/fonts/{name}"] = (katex / "fonts" / name).read_bytes()
         own = (HERE / "assets" / "style.css").read_text(encoding="utf-8")
         found["assets/style.css"] = ("\n".join(faces) + "\n" + style + "\n" + own).encode()
+        pieces = self.nbs / "interactive"
+        if pieces.is_dir():
+            found["assets/style.css"] += (pieces / "shared.css").read_bytes()
+            names = ["shared.js", *sorted(p.name for p in pieces.glob("*.js") if p.name != "shared.js")]
+            found["assets/pieces.js"] = b"\n".join((pieces / name).read_bytes() for name in names)
         found["assets/book.js"] = (HERE / "assets" / "book.js").read_bytes()
         found["assets/icon.svg"] = (HERE / "assets" / "icon.svg").read_bytes()
         return found
