@@ -145,7 +145,7 @@ def built_book() -> Path:
     with FileLock(site.cache / "lock"):
         try:
             vendor.fetch()
-        except RuntimeError as error:
-            lacking(str(error))
+        except RuntimeError as error:  # no way to npm's registry: no fault of the book
+            pytest.skip(str(error))
         site.build()
     return site.target

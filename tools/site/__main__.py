@@ -1,4 +1,4 @@
-"""``python -m tools.site [build | preview | stage | epub | pdf | clean]``: see README.md in this folder."""
+"""``python -m tools.site [build | preview | stage | epub | pdf | picture | clean]``: see README.md in this folder."""
 
 import sys
 import time
@@ -25,14 +25,19 @@ def main(command: str = "build") -> None:
         elif command == "stage":
             from .build import Site
             from .stage import write_for_quarto
+            from .vendor import fetch
 
             site = Site()
-            write_for_quarto(site.outline, site.root / "_proc")
+            write_for_quarto(site.outline, site.root / "_proc", fetch() / "katex" / "dist")
             (site.root / "_proc" / "_api.md").write_text(site.api_markdown(), encoding="utf-8")
         elif command in ("epub", "pdf"):
             from .documents import write
 
             print(f"{write(command)}: written in {time.perf_counter() - start:.1f} s")
+        elif command == "picture":
+            from .picture import picture
+
+            print(picture())
         elif command == "clean":
             from .build import clean
 

@@ -31,6 +31,7 @@ FONTS = {
     "source-code-pro": ("Source Code", ("normal",)),
 }
 LATIN = "U+0000-00FF,U+0131,U+0152-0153,U+02BB-02BC,U+02C6,U+02DA,U+02DC,U+2000-206F,U+20AC,U+2122,U+2191,U+2193,U+2212,U+2215,U+FEFF,U+FFFD"
+LEAN = 750_000  # bytes of drawn formulas (each counted once) above which a page gets them as MathML
 GREEK = "U+0370-0377,U+037A-037F,U+0384-038A,U+038C,U+038E-03A1,U+03A3-03FF"
 EXTENDED = "U+0100-02BA,U+02BD-02C5,U+02C7-02CC,U+02CE-02D7,U+02DD-02FF,U+0304,U+0308,U+0329,U+1D00-1DBF,U+1E00-1E9F,U+1EF2-1EFF,U+2020,U+20A0-20AB,U+20AD-20C0,U+2113,U+2C60-2C7F,U+A720-A7FF"
 
@@ -205,6 +206,7 @@ class Site:
         if path.is_file() and (done := json.loads(path.read_text(encoding="utf-8")))["key"] == key:
             return done
         resolver = Resolver(page, context, self.drawings)
+        resolver.lean = sum(map(self.drawings.size, map(tuple, data["wanted"]))) > LEAN
         blocks = resolver.run(data["blocks"])
         contents = [
             h
@@ -356,6 +358,12 @@ class Site:
                             f'@font-face{{font-family:"{family}";font-style:{style};font-weight:200 900;font-display:swap;'
                             f"src:url(fonts/{name}) format('woff2');unicode-range:{characters}}}"
                         )
+        math = modules / "@fontsource/libertinus-math/files/libertinus-math-latin-400-normal.woff2"
+        if math.is_file():
+            found[f"assets/fonts/{math.name}"] = math.read_bytes()
+            faces.append(
+                f'@font-face{{font-family:"Libertinus Math";src:url(fonts/{math.name}) format("woff2");font-display:swap}}'
+            )
         katex = modules / "katex" / "dist"
         style = (katex / "katex.min.css").read_text(encoding="utf-8")
         style = re.sub(r",url\(fonts/[^)]*\.(?:woff|ttf)\) format\(\"[a-z]+\"\)", "", style)

@@ -97,8 +97,8 @@ def staged(path: Path) -> list[StagedCell]:
     return cells
 
 
-def write_for_quarto(outline: Outline, target: Path) -> None:
-    """Write staged notebooks, ``_quarto.yml`` and all other files of ``nbs`` into ``target``."""
+def write_for_quarto(outline: Outline, target: Path, katex: Path | None = None) -> None:
+    """Write staged notebooks, ``_quarto.yml`` and all other files of ``nbs`` into ``target``, KaTeX beside them."""
     from fastcore.nbio import write_nb
 
     shutil.rmtree(target, ignore_errors=True)
@@ -111,3 +111,9 @@ def write_for_quarto(outline: Outline, target: Path) -> None:
             (target / page.source).parent.mkdir(parents=True, exist_ok=True)
             write_nb(nb, target / page.source)
     shutil.copy2(outline.root / "_quarto.yml", target / "_quarto.yml")
+    if katex is not None:
+        shutil.copytree(katex, target / "katex")
+    for folder in {page.source.rpartition("/")[0] for page in outline.pages} - {""}:
+        math = {"html-math-method": {"method": "katex", "url": "../" * (folder.count("/") + 1) + "katex/"}}
+        text = yaml.safe_dump({"format": {"html": math}})
+        (target / folder / "_metadata.yml").write_text(text, encoding="utf-8")

@@ -65,6 +65,10 @@ class Drawings:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps({"key": self.key, "drawn": self.known}), encoding="utf-8")
 
+    def size(self, drawn: tuple[str, str]) -> int:
+        """How many characters a drawing has."""
+        return len(self.known.get("\0".join(drawn), {}).get("html", ""))
+
     def get(self, kind: str, text: str) -> str:
         """The HTML of one drawing; ``BookError`` with what is wrong with it."""
         drawn = self.known["\0".join((kind, text))]
