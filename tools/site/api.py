@@ -175,11 +175,13 @@ def prose(doc: str) -> str:
 
 
 def _block(lines: list[str]) -> str:
+    if not lines:
+        return ""
     if all(line.startswith("    ") for line in lines):
         return "```text\n" + "\n".join(line[4:] for line in lines) + "\n```"
     title = re.fullmatch(rf"{LEADS}:", lines[0].strip())
     rest = lines[1:] if title else lines
-    if rest and (title or ENTRY.match(rest[0])) and ENTRY.match(rest[0].strip()):
+    if rest and ENTRY.match(rest[0].strip()) and not re.match(LEADS, rest[0].strip()):
         return "\n\n".join(_entries(rest))
     text = _escaped("\n".join(line.strip() for line in lines))
     text = re.sub(r"\n(?=\\?- |\d+\. )", "\n\n", text)
@@ -203,7 +205,7 @@ def _entries(lines: list[str]) -> list[str]:
 
 def _escaped(text: str) -> str:
     """Double backticks become single, and outside of them nothing is read as Markdown."""
-    pieces = re.split(r"(``[^`]+``|`[^`]+`)", text)
+    pieces = re.split(r"(``[^`]+``|`[^`]+`)", text.replace("->", "→"))
     return "".join(
         "`" + p.strip("`") + "`" if p.startswith("`") else re.sub(r"([$@*_<>\[\]^~#|\\-])", r"\\\1", p)
         for p in pieces

@@ -34,6 +34,8 @@ class StagedCell:
         text = self.directives.get(name)
         if text is None:
             return default
+        if text == "":  # nbdev reads "true" as a directive without a value
+            return True
         try:
             return yaml.safe_load(text)
         except yaml.YAMLError:
