@@ -190,11 +190,16 @@ def test_llms_txt_and_notebooks_are_there(site: Path) -> None:
 
 def test_colab_and_source_only_with_an_address(tmp_path: Path) -> None:
     site = build_book(tmp_path)
+    original = (tmp_path / "nbs" / "01_one.ipynb").read_bytes()
     assert "colab" not in (site / "one.html").read_text()
+    assert (site / "notebooks" / "01_one.ipynb").read_bytes() == original
     (tmp_path / "settings.ini").write_text("[DEFAULT]\nrepository = https://github.com/them/book\n")
     build.Site(read_outline(tmp_path)).build()
     links = page(site, "one.html").xpath("//p[@class='facts']/a/@href")
-    assert "https://colab.research.google.com/github/them/book/blob/main/nbs/01_one.ipynb" in links
+    assert "https://colab.research.google.com/github/them/book/blob/colab/01_one.ipynb" in links
+    cells = json.loads((site / "notebooks" / "01_one.ipynb").read_text())["cells"]
+    assert "git+https://github.com/them/book" in "".join(cells[1]["source"])
+    assert [*cells[:1], *cells[2:]] == json.loads(original)["cells"]
     source = page(site, "c_api.html").xpath("//a[text()='source']/@href")
     assert source == ["https://github.com/them/book/blob/main/gptbook/one.py#L7"]
 
@@ -428,9 +433,10 @@ def test_search_index_has_text_code_formulas_terms_and_names(site: Path) -> None
 @pytest.mark.parametrize(
     ("tex", "words"),
     [
-        (r"\mathbf Q\mathbf K^\top", "Q K^ top"),
-        (r"\frac{a}{b}", "frac ab"),
-        (r"\operatorname{softmax}(x)", "softmax(x)"),
+        (r"\mathbf Q\mathbf K^\top", "Q K^ᵀ"),
+        (r"\dfrac{e^{s_j}}{\sum_i e^{s_i}}\le 1", "(e^s_j)/(∑_i e^s_i)≤1"),
+        (r"\operatorname{softmax}\!\left(x\right)", "softmax (x )"),
+        (r"\begin{cases} 1 & x\ge 0 \\ 0 \end{cases}", "1 x≥0 0"),
     ],
 )
 def test_formulas_as_words(tex: str, words: str) -> None:

@@ -1,4 +1,4 @@
-"""``python -m tools.site [build | preview | stage | epub | pdf | picture | clean]``: see README.md in this folder."""
+"""``python -m tools.site [build | preview | stage | epub | pdf | notebooks | picture | clean]``: see README.md in this folder."""
 
 import sys
 import time
@@ -10,9 +10,9 @@ def main(command: str = "build") -> None:
     """Run one command; a fault of the book or of the machine is one message, no traceback."""
     start = time.perf_counter()
     try:
-        if command == "build":
-            from .build import Site
+        from .build import Site
 
+        if command == "build":
             site = Site()
             done = site.build()
             print(
@@ -23,7 +23,6 @@ def main(command: str = "build") -> None:
 
             preview()
         elif command == "stage":
-            from .build import Site
             from .stage import write_for_quarto
             from .vendor import fetch
 
@@ -34,6 +33,11 @@ def main(command: str = "build") -> None:
             from .documents import write
 
             print(f"{write(command)}: written in {time.perf_counter() - start:.1f} s")
+        elif command == "notebooks":  # for Colab: chapters that install what they need
+            site = Site()
+            for page in site.outline.pages:
+                if page.number.isdigit():
+                    site._put(f"notebooks/{page.source}", site.notebook(page))
         elif command == "picture":
             from .picture import picture
 

@@ -35,6 +35,13 @@ LEAN = 750_000  # bytes of drawn formulas (each counted once) above which a page
 GREEK = "U+0370-0377,U+037A-037F,U+0384-038A,U+038C,U+038E-03A1,U+03A3-03FF"
 EXTENDED = "U+0100-02BA,U+02BD-02C5,U+02C7-02CC,U+02CE-02D7,U+02DD-02FF,U+0304,U+0308,U+0329,U+1D00-1DBF,U+1E00-1E9F,U+1EF2-1EFF,U+2020,U+20A0-20AB,U+20AD-20C0,U+2113,U+2C60-2C7F,U+A720-A7FF"
 
+INSTALL = """\
+# in Colab, or wherever the package is not installed
+import importlib.util
+
+if importlib.util.find_spec("gptbook") is None:
+    %pip install --quiet "gptbook[corpora] @ git+{repository}" sympy jieba"""
+
 
 def digest(*parts: object) -> str:
     """A hash of bytes, texts and plain data."""
@@ -280,7 +287,7 @@ class Site:
             )  # fmt: skip
             keep.add(self._put(page.url, html.encode()))
             if page.source.endswith(".ipynb"):
-                keep.add(self._put(f"notebooks/{page.source}", (self.nbs / page.source).read_bytes()))
+                keep.add(self._put(f"notebooks/{page.source}", self.notebook(page)))
         for name, content in self._assets().items():
             keep.add(self._put(name, content))
         entries = [
@@ -304,6 +311,19 @@ class Site:
         if not (path.is_file() and path.read_bytes() == content):
             path.write_bytes(content)
         return path
+
+    def notebook(self, page: Page) -> bytes:
+        """A page's notebook for download; with the repository's address, a chapter installs what it needs."""
+        data = (self.nbs / page.source).read_bytes()
+        if not (self.repository and page.number.isdigit()):
+            return data
+        notebook = json.loads(data)
+        source = INSTALL.format(repository=self.repository).splitlines(keepends=True)
+        cell = {"cell_type": "code", "metadata": {}, "source": source, "outputs": [], "execution_count": None}
+        if notebook.get("nbformat_minor", 0) >= 5:
+            cell["id"] = "install"
+        notebook["cells"].insert(1, cell)
+        return json.dumps(notebook, ensure_ascii=False, indent=1).encode()
 
     def _neighbour(self, i: int) -> dict[str, str]:
         page = self.outline.pages[i]
@@ -339,8 +359,8 @@ class Site:
         minutes = record["words"] / 200 + record["formulas"] / 2 + record["code_lines"] / 40
         long = page.number.isdigit()
         colab = ""
-        if self.repository.startswith("https://github.com/") and page.source.endswith(".ipynb"):
-            colab = f"https://colab.research.google.com/github/{self.repository.removeprefix('https://github.com/').rstrip('/')}/blob/main/nbs/{page.source}"
+        if self.repository.startswith("https://github.com/") and page.number.isdigit():
+            colab = f"https://colab.research.google.com/github/{self.repository.removeprefix('https://github.com/').rstrip('/')}/blob/colab/{page.source}"
         return {"minutes": max(5, 5 * round(minutes / 5)) if long else 0, "colab": colab}
 
     def _assets(self) -> dict[str, bytes]:

@@ -5,17 +5,30 @@ import re
 
 from . import pandoc
 
+SIGNS = {
+    "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "ne": "≠", "neq": "≠", "in": "∈", "notin": "∉", "infty": "∞", "sum": "∑",
+    "prod": "∏", "int": "∫", "partial": "∂", "nabla": "∇", "cdot": "·", "times": "×", "odot": "⊙", "pm": "±", "approx": "≈",
+    "to": "→", "mapsto": "↦", "Rightarrow": "⇒", "Longleftrightarrow": "⇔", "iff": "⇔", "mid": "|", "vert": "|", "Vert": "‖",
+    "lVert": "‖", "rVert": "‖", "dots": "…", "ldots": "…", "cdots": "…", "top": "ᵀ", "sqrt": "√", "propto": "∝", "ll": "≪", "gg": "≫",
+    "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "varepsilon": "ε", "zeta": "ζ", "eta": "η", "theta": "θ",
+    "kappa": "κ", "lambda": "λ", "mu": "μ", "nu": "ν", "xi": "ξ", "pi": "π", "rho": "ρ", "sigma": "σ", "tau": "τ", "phi": "φ",
+    "varphi": "φ", "chi": "χ", "psi": "ψ", "omega": "ω", "Gamma": "Γ", "Delta": "Δ", "Theta": "Θ", "Lambda": "Λ", "Pi": "Π",
+    "Sigma": "Σ", "Phi": "Φ", "Psi": "Ψ", "Omega": "Ω", "ell": "ℓ",
+}  # fmt: skip
+
 
 def readable(tex: str) -> str:
-    """A formula as words that one can search for and read in a line."""
-    tex = re.sub(
-        r"\\(?:mathbf|boldsymbol|mathrm|mathbb|mathcal|operatorname|text|textstyle|displaystyle)\b\*?",
-        "",
-        tex,
-    )
-    tex = re.sub(r"\\(?:left|right|big|Big|bigg|quad|qquad|[,;!: ])", " ", tex)
-    tex = re.sub(r"\\([A-Za-z]+)", r" \1 ", tex)
-    return re.sub(r"\s+", " ", re.sub(r"[{}$&\\]", "", tex)).strip()
+    """A formula as a line that one can search in and read: ``\\frac{a}{b}`` is ``(a)/(b)``, ``\\le`` is ``≤``."""
+    tex = re.sub(r"\\(?:begin|end)\{[^}]*\}(?:\{[^}]*\})?|\\\\(?:\[[^\]]*\])?|&", " ", tex)
+    font = r"\\(?:math(?:bf|rm|bb|cal|sf)|boldsymbol|operatorname\*?|text\w*|displaystyle|textstyle|(?:over|under)line|hat|bar|tilde|widehat)"
+    tex = re.sub(font + r"(?![A-Za-z])", "", tex)
+    tex = re.sub(r"\\(?:left|right|[Bb]igg?[lr]?|q?quad)(?![A-Za-z])\.?|\\[,;:! ]", " ", tex)
+    tex = re.sub(r"\\(log|ln|exp|max|min|arg|lim|cos|sin|tanh|Pr|det|sup|inf)(?![A-Za-z])", r" \1 ", tex)
+    for _ in range(3):  # fractions in fractions
+        tex = re.sub(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"(\1)/(\2)", tex)
+        tex = re.sub(r"([_^])\{([^{}]*)\}", r"\1\2", tex)
+    tex = re.sub(r"\\([A-Za-z]+) ?", lambda match: SIGNS.get(match[1], f" {match[1]} "), tex)
+    return re.sub(r"\s+", " ", re.sub(r"[{}$\\]", "", tex)).strip()
 
 
 def sections(blocks: list[pandoc.Node]) -> list[dict]:
