@@ -31,6 +31,16 @@ FONTS = {
     "source-code-pro": ("Source Code", ("normal",)),
 }
 LATIN = "U+0000-00FF,U+0131,U+0152-0153,U+02BB-02BC,U+02C6,U+02DA,U+02DC,U+2000-206F,U+20AC,U+2122,U+2191,U+2193,U+2212,U+2215,U+FEFF,U+FFFD"
+SHARED = (
+    "source",
+    "url",
+    "number",
+    "title",
+    "labels",
+    "anchors",
+    "checks",
+    "defines",
+)  # what other pages may show of a page
 LEAN = 750_000  # bytes of drawn formulas (each counted once) above which a page gets them as MathML
 GREEK = "U+0370-0377,U+037A-037F,U+0384-038A,U+038C,U+038E-03A1,U+03A3-03FF"
 EXTENDED = "U+0100-02BA,U+02BD-02C5,U+02C7-02CC,U+02CE-02D7,U+02DD-02FF,U+0304,U+0308,U+0329,U+1D00-1DBF,U+1E00-1E9F,U+1EF2-1EFF,U+2020,U+20A0-20AB,U+20AD-20C0,U+2113,U+2C60-2C7F,U+A720-A7FF"
@@ -123,7 +133,7 @@ class Site:
         )  # fmt: skip
         self.drawings.prepare(pair for page in pages for pair in page["wanted"])
         shared = digest(
-            tools_hash(), {s: {k: v for k, v in r.items() if k != "sections"} for s, r in self.records.items()},
+            tools_hash(), {s: {k: r[k] for k in SHARED} for s, r in self.records.items()},
             self.keys, self.glossary, anchors,
         )  # fmt: skip
         todo = [(page, page_data, shared, context) for page, page_data in zip(self.outline.pages, pages)]
