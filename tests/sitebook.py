@@ -75,6 +75,7 @@ CHAPTERS: dict[str, list[dict]] = {
         markdown(
             "By @eq-one, @eq-two and @fig-dot of @sec-first; see [-@eq-one]. Read [@smith2020]. Use `double`."
         ),
+        markdown('![The map, as of @eq-one.](map.svg){#fig-map fig-alt="Two boxes."}\n\nSee @fig-map.'),
         markdown('## Exercises\n\n::: {.callout-tip collapse="true" title="Solution"}\nIt is four.'),
         code("print(4)", printed("4\n")),
         markdown(":::\n\nAfter it."),
@@ -107,6 +108,7 @@ def write_book(root: Path, changes: dict[str, list[dict]] | None = None) -> Path
         notebook = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
         path.write_text(json.dumps(notebook), encoding="utf-8")
     (root / "nbs" / "C_api.qmd").write_text("# API\n\n{{< include _api.md >}}\n", encoding="utf-8")
+    (root / "nbs" / "map.svg").write_text(SVG, encoding="utf-8")
     (root / "_quarto.yml").write_text(QUARTO, encoding="utf-8")
     (root / "settings.ini").write_text("[DEFAULT]\nversion = 1\nrepository =\n", encoding="utf-8")
     bib = "@article{smith2020,\n title={On Books},\n author={Smith, Ann},\n year={2020},\n journal={J}\n}\n"

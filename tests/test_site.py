@@ -133,11 +133,14 @@ def test_numbers_and_references(site: Path) -> None:
         ("Equation 1.1", "one.html#eq-one"), ("Equation 1.2", "one.html#eq-two"),
         ("Figure 1.1", "one.html#fig-dot"),
         ("Section 1.1", "one.html#sec-first"), ("1.1", "one.html#eq-one"),
+        ("Equation 1.1", "one.html#eq-one"), ("Figure 2.1", "#fig-map"),
     ]  # fmt: skip
     assert len(two.xpath("//template[@data-preview='eq-one']")) == 1
     caption = one.get_element_by_id("fig-dot").find("figcaption")
     assert text(caption).replace("\xa0", " ") == "Figure 1.1 A dot, as in Equation 1.2."
     assert caption.xpath(".//a[@href='#eq-two']")
+    assert text(two.get_element_by_id("fig-map")) == "Figure 2.1 The map, as of Equation 1.1."
+    assert two.get_element_by_id("fig-map").xpath(".//img/@alt") == ["Two boxes."]
     assert text(two.get_element_by_id("tbl-numbers").find("figcaption")) == "Table 2.1 Numbers."
 
 

@@ -23,10 +23,10 @@ class Printer:
     """Resolves one page's tree for paper. ``kind`` is "epub" or "pdf"."""
 
     def __init__(
-        self, kind: str, page: Page, context: Context, drawings: Drawings, pictures: Path, printed: set[str]
+        self, kind: str, page: Page, context: Context, drawings: Drawings, site: Site, printed: set[str]
     ) -> None:
         self.kind, self.page, self.context, self.drawings = kind, page, context, drawings
-        self.pictures, self.printed = pictures, printed
+        self.pictures, self.nbs, self.printed = site.cache, site.nbs, printed
         self.cell = "0"
 
     def fail(self, what: str) -> None:
@@ -133,7 +133,11 @@ class Printer:
     def on_image(self, node: pandoc.Node) -> pandoc.Node:
         (identifier, classes, pairs), inlines, (url, title) = node["c"]
         path = self.pictures / url
+        if not path.is_file():  # a file of the book's own
+            path = (self.nbs / self.page.source).parent / url
         options = dict(pairs)
+        if "fig-alt" in options:
+            pairs = [["alt", options["fig-alt"]]]
         if self.kind == "pdf" and "width" in options:
             pairs = [
                 ["alt", options.get("alt", "")],
@@ -229,7 +233,7 @@ class Printer:
         words = {"t": "Strong", "c": pandoc.words(f"{KINDS[kind]} {number}.")}
         inlines = caption[0]["c"] if caption and caption[0]["t"] in ("Para", "Plain") else []
         text = [words, {"t": "Space"}, *inlines]
-        pictures = [b for b in body if b["t"] == "Para" and any(i["t"] == "Image" for i in b["c"])]
+        pictures = [b for b in body if b["t"] in ("Para", "Plain") and any(i["t"] == "Image" for i in b["c"])]
         others = [b for b in body if b not in pictures]
         if kind == "tbl" or not pictures:
             return [pandoc.div(pandoc.attr(identifier), [pandoc.para(text), *body])]
@@ -253,9 +257,7 @@ def blocks_of_book(site: Site, kind: str) -> list[pandoc.Node]:
             part = page.part
             name = "part-" + re.sub(r"\W+", "-", part.lower())
             blocks.append({"t": "Header", "c": [1, pandoc.attr(name, ["unnumbered"]), pandoc.words(part)]})
-        blocks += Printer(kind, page, context, site.drawings, site.cache, printed).run(
-            data[page.source]["blocks"]
-        )
+        blocks += Printer(kind, page, context, site.drawings, site, printed).run(data[page.source]["blocks"])
     blocks.append(
         {"t": "Header", "c": [2, pandoc.attr("references", ["unnumbered"]), pandoc.words("References")]}
     )

@@ -243,6 +243,9 @@ class Resolver:
         if not url.startswith("figures/"):
             url = posixpath.normpath(posixpath.join(posixpath.dirname(self.page.source), url))
         self.images.append(url)
+        options = dict(pairs)
+        if "fig-alt" in options:
+            pairs = [["alt", options.pop("fig-alt")], *([k, v] for k, v in options.items() if k != "alt")]
         pairs = [*pairs, ["loading", "lazy"], ["decoding", "async"]]
         return {"t": "Image", "c": [[identifier, classes, pairs], inlines, [self.page.up + url, title]]}
 

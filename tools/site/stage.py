@@ -71,6 +71,10 @@ def _process(path: Path, quarto: bool):
             cell = mk_cell(rest, "markdown")
             cell.metadata["number"] = first.metadata["number"]
             nb.cells.insert(nb.cells.index(first) + 1, cell)
+    if quarto:  # GitHub and JupyterLab draw ```mermaid, Quarto ```{mermaid}
+        for cell in nb.cells:
+            if cell.cell_type == "markdown":
+                cell.source = re.sub(r"^(```+) ?mermaid$", r"\1{mermaid}", cell.source, flags=re.M)
     front = [FrontmatterProc] if quarto else []
     steps = [*front, populate_language, strip_ansi, hide_line, clean_magics, rm_export, hide_]
     NBProcessor(nb=nb, procs=steps, rm_directives="quarto" if quarto else True).process()

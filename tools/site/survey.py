@@ -148,6 +148,14 @@ class Survey:
             self.record["anchors"].append(identifier)
         return None
 
+    def on_figure(self, node: pandoc.Node) -> pandoc.Node | None:
+        """A picture in the text, ``![caption](file){#fig-x}``, is a figure like those that cells make."""
+        (identifier, classes, pairs), (_, caption), blocks = node["c"]
+        if not identifier.startswith("fig-"):
+            return None
+        body = pandoc.div(pandoc.attr("", ["caption"]), [{**b, "t": "Para"} for b in caption])
+        return self.on_div(pandoc.div([identifier, [*classes, "fig"], pairs], [*blocks, body]))
+
     def _check(self, text: str, parents: str) -> None:
         match = re.fullmatch(r"(eq-[\w-]+(?:,\s*eq-[\w-]+)*)\s+(\w+)", text)
         if not match:
