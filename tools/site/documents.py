@@ -265,11 +265,11 @@ def blocks_of_book(site: Site, kind: str) -> list[pandoc.Node]:
     return blocks
 
 
-def write(kind: str, site: Site | None = None) -> Path:
-    """Write ``_site/gptbook.epub`` or ``_site/gptbook.pdf``."""
+def write(kind: str, site: Site | None = None, out: Path | None = None) -> Path:
+    """Write the book as "epub" or "pdf", by default into ``_site``."""
     site = site or Site()
-    site.target.mkdir(exist_ok=True)
-    out = site.target / f"{site.settings.get('lib_name', 'book')}.{kind}"
+    out = out or site.target / f"{site.settings.get('lib_name', 'book')}.{kind}"
+    out.parent.mkdir(exist_ok=True)
     blocks = blocks_of_book(site, kind)
     inlines = lambda text: {"t": "MetaInlines", "c": pandoc.words(text)}  # noqa: E731
     meta = {
