@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from . import pandoc
+from .assemble import png_size
 from .build import Site
 from .outline import Page
 from .resolve import CHECKED, Context, mermaid_title
@@ -143,6 +144,8 @@ class Printer:
                 ["alt", options.get("alt", "")],
                 ["width", f"{min(100, round(int(options['width']) / 6.6))}%"],
             ]
+        if self.kind == "pdf" and tall(path):  # as high as a page allows that also holds its caption
+            pairs = [["alt", dict(pairs).get("alt", "")], ["height", "82%"]]
         return {"t": "Image", "c": [[identifier, classes, pairs], inlines, [str(path), title]]}
 
     # ---- blocks ----------------------------------------------------------------------------------
@@ -319,6 +322,18 @@ def write(kind: str, site: Site | None = None, out: Path | None = None) -> Path:
     except compiler.TypstError as error:
         raise BookError(f"Typst: {error.diagnostic}") from error
     return out
+
+
+def tall(path: Path) -> bool:
+    """Whether a picture is much higher than wide."""
+    if path.suffix == ".svg":
+        box = re.search(r'viewBox="([^"]+)"', path.read_text(encoding="utf-8"))
+        width, height = map(float, box[1].replace(",", " ").split()[2:]) if box else (1, 1)
+    elif path.suffix == ".png":
+        width, height = png_size(path.read_bytes())
+    else:
+        return False
+    return height > 1.3 * width
 
 
 def complain(warnings: str) -> None:
