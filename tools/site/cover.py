@@ -1,6 +1,7 @@
 """The cover: every formula of the book on one line, an arc from each to those derived from it."""
 
 import html
+import re
 from collections import Counter
 
 COLORS = {"symbolic": "blue", "exhaustive": "orange", "numeric": "green", "montecarlo": "violet"}
@@ -77,3 +78,42 @@ def cover(records: list[dict]) -> str:
         "The colour says how the derivation was checked."
     )
     return f'<figure class="cover">{svg}<figcaption>{caption} <span class="key">{key}</span></figcaption></figure>'
+
+
+PRINTED = {
+    "blue": "#2567a8", "orange": "#c2561f", "green": "#1d7550", "violet": "#8b3f7c", "ink-soft": "#575f68", "paper": "#fcfbf8",
+}  # fmt: skip
+
+
+def art(records: list[dict]) -> str:
+    """The picture of the cover by itself, in fixed colours, as an SVG file."""
+    found = re.search(r"<svg[^>]*>(.*?)</svg>", cover(records), flags=re.S)
+    inner = re.sub(r"</?a\b[^>]*>|<title>.*?</title>", "", found[1] if found else "", flags=re.S)
+    inner = re.sub(r"var\(--([\w-]+)\)", lambda match: PRINTED[match[1]], inner)
+    inner = inner.replace(
+        "<text ", f'<text fill="{PRINTED["ink-soft"]}" font-size="15" font-family="sans-serif" '
+    )
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 -24 1000 304">{inner}</svg>'
+
+
+def front(records: list[dict], title: str, subtitle: str, author: str) -> str:
+    """The front of the EPUB: title, picture, author."""
+    lines, line = [], ""
+    for word in title.split():
+        if len(line) + len(word) > 15 and line:
+            lines.append(line)
+            line = ""
+        line = f"{line} {word}".strip()
+    lines.append(line)
+    big = "".join(
+        f'<text x="90" y="{260 + 112 * i}" font-size="96">{html.escape(t)}</text>'
+        for i, t in enumerate(lines)
+    )
+    under = 260 + 112 * len(lines)
+    picture = art(records).replace("<svg ", f'<svg x="70" y="{under + 130}" width="1060" height="330" ', 1)
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1200 1700" width="1200" height="1700">'
+        f'<rect width="1200" height="1700" fill="{PRINTED["paper"]}"/><g font-family="Georgia, serif" fill="#22262b">{big}'
+        f'<text x="92" y="{under}" font-size="42" font-style="italic" fill="{PRINTED["ink-soft"]}">{html.escape(subtitle)}</text>'
+        f'<text x="92" y="1590" font-size="36" fill="{PRINTED["ink-soft"]}">{html.escape(author)}</text></g>{picture}</svg>'
+    )

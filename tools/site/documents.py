@@ -9,6 +9,7 @@ from pathlib import Path
 from . import pandoc
 from .assemble import png_size
 from .build import Site
+from .cover import art, front
 from .outline import Page
 from .resolve import CHECKED, Context, mermaid_title
 from .stage import BookError
@@ -274,6 +275,7 @@ def write(kind: str, site: Site | None = None, out: Path | None = None) -> Path:
     out = out or site.target / f"{site.settings.get('lib_name', 'book')}.{kind}"
     out.parent.mkdir(exist_ok=True)
     blocks = blocks_of_book(site, kind)
+    records = [site._read(page)["record"] for page in site.outline.pages]
     inlines = lambda text: {"t": "MetaInlines", "c": pandoc.words(text)}  # noqa: E731
     meta = {
         name: inlines(text)
@@ -289,6 +291,9 @@ def write(kind: str, site: Site | None = None, out: Path | None = None) -> Path:
     options = ["-f", "json", "--citeproc", f"--bibliography={site.bibliography}", "-M", "link-citations=true"]
     if kind == "epub":
         style = HERE / "assets" / "epub.css"
+        picture = site.cache / "cover.svg"
+        book = site.outline
+        picture.write_text(front(records, book.title, book.subtitle, book.author), encoding="utf-8")
         pandoc.run(
             [
                 *options,
@@ -299,6 +304,7 @@ def write(kind: str, site: Site | None = None, out: Path | None = None) -> Path:
                 "--toc-depth=3",
                 "--split-level=2",
                 f"--css={style}",
+                f"--epub-cover-image={picture}",
                 "-o",
                 str(out),
             ],
@@ -311,6 +317,7 @@ def write(kind: str, site: Site | None = None, out: Path | None = None) -> Path:
     complain(pandoc.run.warnings)
     folder = site.cache / "pdf"
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "art.svg").write_text(art(records), encoding="utf-8")
     source = folder / "book.typ"
     for old, new in RENAMED.items():
         typst = typst.replace(old, new)

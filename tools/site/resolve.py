@@ -79,7 +79,7 @@ class Resolver:
         )
         self.no_terms = page.workshop or page.number == "A" or page.source.startswith(("B_", "C_"))
         mine = [*self.record["imports"], *self.record["defines"]]
-        if page.source.startswith(("A_", "B_", "D_")):  # these speak of all chapters
+        if page.source.startswith(("A_", "B_", "C_", "D_")):  # these speak of all chapters
             mine = list(context.defines)
         self.linked = {name: context.defines[name] for name in mine if name in context.defines}
 
