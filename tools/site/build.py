@@ -249,7 +249,7 @@ class Site:
         split = pandoc.html("<!--contents-->")
         text = pandoc.run(options, pandoc.document([*blocks, split, *titles], meta)).decode()
         body, _, rest = text.partition("<!--contents-->")
-        names = re.findall(r"<p>(.*?)</p>", rest, flags=re.S)
+        names = [re.sub(r"</?a\b[^>]*>", "", n) for n in re.findall(r"<p>(.*?)</p>", rest, flags=re.S)]
         toc = [
             {"level": h["level"], "id": h["id"], "number": h["number"], "html": n}
             for h, n in zip(contents, names, strict=True)

@@ -218,7 +218,7 @@ class Resolver:
         return self.href(f"{target}#{anchor}" if anchor else target)
 
     def on_code(self, node: pandoc.Node) -> pandoc.Node | None:
-        match = re.match(r"(?:gptbook\.)?([A-Za-z_]\w*)\b", node["c"][1])
+        match = re.match(r"([A-Za-z_]\w*)\b", node["c"][1])
         if match and match[1] in self.context.defines and re.fullmatch(r"[\w.]+(\(.*\))?", node["c"][1]):
             name = match[1]
             if len(name) > 3 and (name in self.linked or name[0].isupper() or "_" in name):
