@@ -1,5 +1,6 @@
 # make gpt   train a GPT on Shakespeare's plays into runs/make-gpt and let it write (under five minutes)
 # make test  run all tests
+# make site  build the book's site into _site/ (needs node and npm, or Quarto)
 PYTHON ?= python3
 # More options for pip, for example where to find PyTorch's build without CUDA: see README.md.
 PIP_FLAGS ?=
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 # nbdev-export and others are found on the PATH
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: gpt test lab execute bench clean
+.PHONY: gpt test lab execute site preview epub pdf bench clean
 
 gpt: $(VENV)/.core
 	$(BIN)/python tools/first_gpt.py
@@ -30,7 +31,7 @@ $(VENV)/.book: $(VENV)/.core
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.book
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e ".[corpora,book,dev]"
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e ".[corpora,book,site,dev]"
 	touch $@
 
 lab: $(VENV)/.book  ## read and run the notebooks
@@ -40,8 +41,23 @@ execute: $(VENV)/.book  ## run all notebooks in place, export the package, clean
 	$(BIN)/python tools/execute.py nbs/[0-9]*.ipynb nbs/workshop/*.ipynb nbs/index.ipynb nbs/[A-Z]_*.ipynb
 	nbdev-export && nbdev-clean
 
+$(VENV)/.site: $(VENV)/.book
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e ".[corpora,book,site]"
+	touch $@
+
+site: $(VENV)/.site  ## the whole book as a site in _site/, with Quarto if it is installed
+	if command -v quarto >/dev/null; then \
+	  $(BIN)/python -m tools.site stage && quarto render _proc && rm -rf _site && cp -r _proc/_site _site; \
+	else $(BIN)/python -m tools.site build; fi
+
+preview: $(VENV)/.site  ## serve the site on this machine, and build again when a chapter changes
+	$(BIN)/python -m tools.site preview
+
+epub pdf: $(VENV)/.site  ## the book in one file, in _site/
+	$(BIN)/python -m tools.site $@
+
 bench: $(VENV)/.dev  ## compare with named peers in the same run; writes bench-results/
 	$(BIN)/python tools/bench/all.py
 
 clean:
-	rm -rf $(VENV) bench-results build dist *.egg-info .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(VENV) _site _proc bench-results build dist *.egg-info .pytest_cache .hypothesis .ruff_cache

@@ -13,6 +13,9 @@ def readme() -> str:
     text = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
     text = re.sub(r"\((\d\d_\w+\.ipynb)", r"(nbs/\1", text)  # links from the root
     text = re.sub(r" \{#sec-[\w-]+\}$", "", text, flags=re.M)
+    words = "A page of the book: a formula of the chapter on attention, and the cell that checks it"
+    picture = f"![{words}](nbs/images/site.png)"
+    text = re.sub(r"^(> .+)$", rf"\1\n\n{picture}", text, count=1, flags=re.M)
     callout = r'^::: \{\.callout-note.*? title="(.*?)"\}\n(.*?)\n:::$'
     folded = r"<details><summary>\1</summary>\n\n\2\n\n</details>"
     text = re.sub(callout, folded, text, flags=re.M | re.S)

@@ -221,7 +221,8 @@ def in_cell(latex: str, longest: int = 50) -> str | None:
     parts = [re.sub(r"(?:\\[,;! ]|[\s.,;:])+$", "", part).strip() for part in parts]
     if max(map(_width, parts)) > longest:
         return None
-    plain = [part.replace(r"\|", r"\Vert ").replace("|", r"\vert ").strip() for part in parts]
+    plain = [re.sub(r"\\texttt\{[^}]*\}", lambda text: text[0].replace("|", r"}\vert\texttt{"), part) for part in parts]
+    plain = [part.replace(r"\|", r"\Vert ").replace("|", r"\vert ").strip() for part in plain]
     return "<br>".join(f"${part}$" for part in plain)
 
 

@@ -1,0 +1,1 @@
+"""Builds the book's site, EPUB and PDF. See README.md in this folder."""
