@@ -221,7 +221,7 @@ def test_bad_files(content: bytes, message: str, tmp_path: Path) -> None:
 def test_bad_names() -> None:
     with pytest.raises(FileNotFoundError, match=r"'shakspeare' \(did you mean 'shakespeare'\?\).*python"):
         load_corpus("shakspeare")
-    with pytest.raises(FileNotFoundError, match=r"none\.txt.*corpora: microworld-en, microworld-zh, python, shakespeare"):
+    with pytest.raises(FileNotFoundError, match=r"none\.txt.*corpora: microworld-en, .*python, shakespeare"):
         load_corpus("/nowhere/none.txt")
 
 
