@@ -7,7 +7,7 @@ __all__ = ['PEOPLE', 'PLACES', 'THINGS', 'FOOD', 'FORMS', 'OTHER_QUESTIONS', 'HE
            'THINGS_IN_STORY', 'QUESTIONS_IN_STORY', 'EVENTS_IN_STORY', 'ENDS', 'QUESTION_KINDS', 'SPLITS', 'Sentence',
            'say', 'World', 'together', 'events', 'questions', 'right_answer', 'facts_joined', 'next_sentences', 'forms',
            'apply', 'sentences', 'tell', 'pick', 'draw', 'sample', 'readings', 'broken', 'Reading', 'read', 'parse',
-           'check', 'answer', 'logprob', 'step_entropy', 'entropy', 'Grades', 'grade']
+           'check', 'answer', 'logprobs', 'logprob', 'step_entropy', 'entropy', 'Grades', 'grade']
 
 # %% ../nbs/02_microworld.ipynb #96123776
 import math
@@ -577,24 +577,29 @@ def _derivation(text: str, language: str) -> list[Sentence] | None:
     return story if tell(story, language) == text else None
 
 
+def logprobs(story: str, language: str = "en", split: str = "train") -> list[float]:
+    """The exact log-probability in nats of each sentence of a story given those before it; the last number is that of its end.
+
+    The list breaks off with -inf at a sentence that is never told there; it is only that for a text that is no story.
+    """
+    world, found = World(), []
+    for s in [*(_derivation(story, language) or ()), END]:
+        plain = s._replace(form=0, pronoun=False)
+        p = next((p for p, option in next_sentences(world, split) if option == plain), 0.0)
+        p *= next((p for p, way in forms(world, plain) if way == s), 0.0)
+        if p == 0.0:
+            return [*found, -math.inf]
+        found.append(math.log(p))
+        apply(world, s)
+    return found
+
+
 def logprob(story: str, language: str = "en", split: str = "train") -> float:
     """The exact log-probability of a whole story in nats, its end included; -inf for a text that is never told.
 
     No two ways to derive a text exist (the tests go through them), so it is the sum over the choices of its one derivation.
     """
-    told = _derivation(story, language)
-    if told is None:
-        return -math.inf
-    world, total = World(), 0.0
-    for s in [*told, END]:
-        plain = s._replace(form=0, pronoun=False)
-        p = next((p for p, option in next_sentences(world, split) if option == plain), 0.0)
-        p *= next((p for p, way in forms(world, plain) if way == s), 0.0)
-        if p == 0.0:
-            return -math.inf
-        total += math.log(p)
-        apply(world, s)
-    return total
+    return sum(logprobs(story, language, split))
 
 # %% ../nbs/02_microworld.ipynb #d6caaad3
 def step_entropy(world: World, split: str = "train") -> float:
