@@ -41,7 +41,7 @@ _MODULES = {
     "model": ("GPT", "count_params", "flops_per_token"),
     "backprop": ("NumpyAdamW", "NumpyGPT"),
     "optim": ("SGD", "AdamW", "Muon", "warmup_cosine", "warmup_stable_decay"),
-    "training": ("Run", "load_run", "train"),
+    "training": ("Run", "book_model", "load_run", "train"),
     "sample": (
         "Choices",
         "Pattern",

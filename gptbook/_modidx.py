@@ -478,6 +478,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'gptbook.training._set_up': ('training.html#_set_up', 'gptbook/training.py'),
                                   'gptbook.training._write_tensors': ('training.html#_write_tensors', 'gptbook/training.py'),
                                   'gptbook.training.autocast': ('training.html#autocast', 'gptbook/training.py'),
+                                  'gptbook.training.book_model': ('training.html#book_model', 'gptbook/training.py'),
                                   'gptbook.training.choose_compile': ('training.html#choose_compile', 'gptbook/training.py'),
                                   'gptbook.training.choose_device': ('training.html#choose_device', 'gptbook/training.py'),
                                   'gptbook.training.choose_precision': ('training.html#choose_precision', 'gptbook/training.py'),
