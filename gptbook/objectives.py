@@ -6,7 +6,7 @@
 __all__ = ['MaskedLM', 'mask_tokens', 'masked_loss', 'any_order_loss', 'causal_loss', 'pseudo_log_likelihood', 'order_log_prob',
            'fill', 'gibbs_sample']
 
-# %% ../nbs/16_objectives.ipynb #aeb82224
+# %% ../nbs/16_objectives.ipynb #f3f7c28a
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from .config import GPTConfig
 from .model import GPT
 from .workshop.checks import one_of, require
 
-# %% ../nbs/16_objectives.ipynb #2a0e9a45
+# %% ../nbs/16_objectives.ipynb #6e6aba8d
 def _look_both_ways(block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
     return args, kwargs | {"causal": False}
 
@@ -42,7 +42,7 @@ class MaskedLM(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         return self.body(ids)[..., : self.mask_id]  # (B, T, V + 1) -> (B, T, V)
 
-# %% ../nbs/16_objectives.ipynb #e85c0bf0
+# %% ../nbs/16_objectives.ipynb #62a5b8ac
 def mask_tokens(
     ids: Tensor, rate: float | Tensor, mask_id: int, generator: torch.Generator, *, replace: float = 0.0, keep: float = 0.0
 ) -> tuple[Tensor, Tensor]:
@@ -68,7 +68,7 @@ def masked_loss(logits: Tensor, ids: Tensor, selected: Tensor) -> Tensor:
         return logits.sum() * 0.0
     return F.cross_entropy(logits[selected], ids[selected])
 
-# %% ../nbs/16_objectives.ipynb #6ce8ac9b
+# %% ../nbs/16_objectives.ipynb #3017b229
 def any_order_loss(model: MaskedLM, ids: Tensor, generator: torch.Generator) -> Tensor:
     """Unbiased estimate of E_order[-ln q_order(text)] in nats, from one pass: ids (B, T) -> (B,).
 
@@ -91,7 +91,7 @@ def causal_loss(model: GPT, ids: Tensor, begin: int) -> Tensor:
 def _losses(logits: Tensor, ids: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)  # (B, T)
 
-# %% ../nbs/16_objectives.ipynb #3f42f261
+# %% ../nbs/16_objectives.ipynb #ed8c269d
 @torch.no_grad()
 def pseudo_log_likelihood(model: MaskedLM, ids: Tensor) -> Tensor:
     """sum_i ln q(x_i | all others), in nats: ids (B, T) -> (B,). Not the logarithm of a probability. Source: Besag 1975; Salazar et al. 2020."""
@@ -113,7 +113,7 @@ def _reveal(model: MaskedLM, ids: Tensor, position: Tensor, hidden: Tensor) -> T
     inputs = torch.where(hidden.scatter(1, position, True), model.mask_id, ids)
     return -_losses(model(inputs), ids).gather(1, position)[:, 0]
 
-# %% ../nbs/16_objectives.ipynb #88228d26
+# %% ../nbs/16_objectives.ipynb #03c7c3a6
 @torch.no_grad()
 def fill(model: MaskedLM, ids: Tensor, *, per_pass: int = 1, order: str = "random", greedy: bool = False, seed: int = 0) -> Tensor:
     """Fill every hidden position (``mask_id``) of ids (B, T), ``per_pass`` positions of each text in a pass. Returns new ids (B, T).
