@@ -52,7 +52,14 @@ _MODULES = {
         "speculative",
         "stream_text",
     ),
-    "objectives": ("MaskedLM", "any_order_loss", "fill", "gibbs_sample", "mask_tokens", "pseudo_log_likelihood"),
+    "objectives": (
+        "MaskedLM",
+        "any_order_loss",
+        "fill",
+        "gibbs_sample",
+        "mask_tokens",
+        "pseudo_log_likelihood",
+    ),
     "scale": ("Plan", "ScalingLaw", "plan"),
     "evaluate": ("Evaluation", "evaluate_model", "evaluate_run", "ngram_baseline", "token_losses"),
 }

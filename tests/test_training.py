@@ -76,5 +76,5 @@ def test_book_models(name: str) -> None:
 
 
 def test_unknown_book_model() -> None:
-    with pytest.raises(ValueError, match="'raeder'.*reader"):
+    with pytest.raises(ValueError, match=r"'raeder'.*reader"):
         book_model("raeder")

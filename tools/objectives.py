@@ -1,6 +1,6 @@
 """Train chapter 16's models longer, with several seeds, and write nbs/results/objectives.json.
 
-The definitions are the notebook's own: its cells are executed here up to where they begin to train or measure.
+The definitions are the notebook's own: its cells are executed here up to where they begin to train.
 Takes about ten minutes on one core.
 """
 
