@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Work', 'RunFolder', 'COMMANDS', 'train_command', 'sample_command', 'eval_command', 'tokenizer_command',
-           'corpora_command', 'plan_command', 'main']
+           'corpora_command', 'plan_command', 'finetune_command', 'chat_command', 'main']
 
 # %% ../nbs/workshop/cli.ipynb #e14a7d1f
 import contextlib
@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from .config import TrainConfig
+from .config import FinetuneConfig, TrainConfig
 
 # %% ../nbs/workshop/cli.ipynb #0cd810f3
 Work = Callable[[], None]
@@ -231,10 +231,123 @@ def plan_command(
     return work
 
 # %% ../nbs/workshop/cli.ipynb #cafe6ba5
+def finetune_command(
+    run: RunFolder,
+    data: str,
+    out: str,
+    lora: bool = False,
+    rank: int = 8,
+    alpha: float = 16.0,
+    epochs: int = 3,
+    steps: int | None = None,
+    batch_size: int = 16,
+    lr: float | None = None,
+    warmup: int = 10,
+    weight_decay: float = 0.0,
+    clip: float = 1.0,
+    replay: float = 0.0,
+    val_fraction: float = 0.1,
+    eval_every: int = 50,
+    skip_bad: bool = False,
+    checkpoint: Literal["best", "last", "previous"] = "best",
+    seed: int = 0,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    threads: int = 0,
+    overwrite: bool = False,
+) -> Work:
+    """Fine-tune the model of a run on examples: questions with their answers, or conversations (chapter 17).
+
+    Args:
+        run: folder of the run to begin from.
+        data: JSON lines, each {"prompt": ..., "completion": ...} or {"messages": [{"role": ..., "content": ...}, ...]}.
+        out: folder of the new run; must not hold another one.
+        lora: learn low-rank updates only, and add them to the weights at the end.
+        rank: rank of the updates, with --lora.
+        alpha: scale of the updates, with --lora; they are multiplied by alpha / rank.
+        epochs: times through the examples.
+        steps: optimiser steps, instead of epochs.
+        batch_size: rows per step; a row holds as many examples as fit into the context.
+        lr: highest learning rate; if not given 1e-3, with --lora 3e-3.
+        warmup: steps of linear warm-up, then the rate falls as half a cosine.
+        weight_decay: decay of matrices per step, times the learning rate; without --lora.
+        clip: largest norm of the gradient.
+        replay: weight of the base run's own training text in the loss, against forgetting.
+        val_fraction: part of the examples that is held out.
+        eval_every: steps between evaluations.
+        skip_bad: leave out lines that cannot be used, and say which; otherwise they are an error.
+        checkpoint: which state of the run to begin from.
+        seed: of the order of examples, what is held out, and the start of low-rank updates.
+        device: where to compute.
+        precision: arithmetic of matrix products; auto is bf16 where the machine has it in hardware.
+        threads: CPU threads, 0 for PyTorch's choice.
+        overwrite: replace the run in --out, at the end.
+    """
+    config = FinetuneConfig(
+        run=run, data=data, out=out, lora=lora, rank=rank, alpha=alpha, epochs=epochs, steps=steps, batch_size=batch_size, lr=lr, warmup=warmup,
+        weight_decay=weight_decay, clip=clip, replay=replay, val_fraction=val_fraction, eval_every=eval_every, skip_bad=skip_bad,
+        checkpoint=checkpoint, seed=seed, device=device, precision=precision, threads=threads,
+    )  # fmt: skip
+
+    def work() -> None:
+        from gptbook.finetune import finetune
+
+        finetune(config, overwrite=overwrite)
+        print(f"next:\n  gptbook chat {config.out}\n  gptbook eval {config.out}")
+
+    return work
+
+# %% ../nbs/workshop/cli.ipynb #998415a1
+def chat_command(
+    run: RunFolder,
+    system: str | None = None,
+    max_new_tokens: int = 200,
+    temperature: float = 0.7,
+    top_k: int | None = 50,
+    top_p: float = 0.95,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    seed: int = 0,
+    checkpoint: Literal["best", "last", "previous"] = "best",
+) -> Work:
+    """Talk with a fine-tuned GPT: one line is one message; /reset forgets, /quit or the end of the input ends.
+
+    Args:
+        run: folder of a run that gptbook finetune made.
+        system: a message of the system before the conversation, such as a role to play.
+        max_new_tokens: tokens of a reply at most.
+        temperature: 0 takes the most probable token, 1 is the model's own distribution.
+        top_k: choose among the k most probable tokens; None for all.
+        top_p: choose among the fewest tokens with this probability together.
+        min_p: choose among tokens with at least this part of the best one's probability.
+        repetition_penalty: above 1, tokens that occurred are less probable.
+        seed: of the first reply; the next one has the next seed.
+        checkpoint: which state of the run.
+    """
+
+    def work() -> None:
+        from gptbook.finetune import Chat, ChatTemplate, chat_loop
+        from gptbook.training import load_run
+
+        model, tokenizer = load_run(run, checkpoint)
+        chat = Chat(
+            model, tokenizer, ChatTemplate(tokenizer), system=system, max_new_tokens=max_new_tokens, seed=seed, temperature=temperature,
+            top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
+        )  # fmt: skip
+        shown = "> " if sys.stdin.isatty() else ""
+        chat_loop(
+            chat, sys.stdin, lambda text: print(text, end="", flush=True), lambda text: print(f"note: {text}", file=sys.stderr, flush=True), shown
+        )  # fmt: skip
+
+    return work
+
+# %% ../nbs/workshop/cli.ipynb #faf9ff31
 COMMANDS: dict[str, Callable[..., Work]] = {
     "train": train_command,
     "sample": sample_command,
     "eval": eval_command,
+    "finetune": finetune_command,
+    "chat": chat_command,
     "plan": plan_command,
     "tokenizer": tokenizer_command,
     "corpora": corpora_command,
