@@ -61,6 +61,13 @@ _MODULES = {
         "pack",
         "read_examples",
     ),
+    "pretrained": (
+        "load_gguf",
+        "load_hf_tokenizer",
+        "load_smollm2",
+        "quantize_int8",
+        "save_gguf",
+    ),
     "scale": ("Plan", "ScalingLaw", "plan"),
     "evaluate": ("Evaluation", "evaluate_model", "evaluate_run", "ngram_baseline", "token_losses"),
 }
