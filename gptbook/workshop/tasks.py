@@ -53,13 +53,13 @@ class Task:
     grade: Callable[[Any, str], bool]
 
     def items(self, n: int, split: str = "train", seed: int = 0) -> list[Item]:
-        """``n`` items; no prompt is in both splits, "train" and "test": one in five, by a checksum, is kept for the test. In the test none repeats."""
+        """``n`` items; no prompt is in both splits, "train" and "test": two in five, by a checksum, is kept for the test. In the test none repeats."""
         rng, found, seen = random.Random(f"{self.name} {split} {seed}"), [], set()
         for _ in range(200 * n):
             if len(found) == n:
                 break
             item = self.make(rng)
-            held_out = zlib.crc32(item.prompt.encode()) % 5 == 0
+            held_out = zlib.crc32(item.prompt.encode()) % 5 < 2
             if held_out == (split == "test") and (split == "train" or item.prompt not in seen):
                 found.append(item)
                 seen.add(item.prompt)
@@ -135,17 +135,17 @@ def good_verse(truth: tuple[str, str], answer: str) -> bool:
 
 
 def song(rng: random.Random) -> Item:
-    """Two verses of two lines, each followed by the same chorus."""
-    topic, long = rng.choice(TOPICS), rng.choice(LONG)
+    """Two verses of two lines, each followed by the same chorus, about an animal of some kind and with a given word."""
+    topic, long, end = rng.choice(TOPICS), rng.choice(LONG), rng.choice(list(SOUND))
     chorus = f"Oh, sing to me, my {long} {topic}!"
-    lines = [*two_lines(rng, topic), chorus, *two_lines(rng, topic), chorus]
-    return ask(f"Write a song about a {long} {topic}.", "\n".join(lines), (topic, chorus))
+    lines = [*two_lines(rng, topic, end), chorus, *two_lines(rng, topic), chorus]
+    return ask(f"Write a song about a {long} {topic} and the {end}.", "\n".join(lines), (topic, chorus, end))
 
 
-def good_song(truth: tuple[str, str], answer: str) -> bool:
-    """Rhymed verses of eight syllables about the topic, and twice the chorus."""
+def good_song(truth: tuple[str, str, str], answer: str) -> bool:
+    """Rhymed verses of eight syllables about the topic, with the word, and twice the chorus."""
     lines = answer.strip().split("\n")
-    if len(lines) != 6 or lines[2] != truth[1] or lines[5] != truth[1]:
+    if truth[2] not in line_words(answer) or len(lines) != 6 or lines[2] != truth[1] or lines[5] != truth[1]:
         return False
     verses = lines[:2] + lines[3:5]
     return all(syllables(line) == 8 for line in verses) and rhyme(*verses[:2]) and rhyme(*verses[2:]) and all(truth[0] in line for line in verses[::2])
