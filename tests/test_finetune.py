@@ -353,7 +353,7 @@ def test_chat_loop_obeys_its_commands() -> None:
 
 # ---- a run ---------------------------------------------------------------------------------------
 
-ANSWERS = {"the cat": "sat", "the dog": "ran", "the mat": "lay"}
+ANSWERS = {"the cat": " sat", "the dog": " ran", "the mat": " and"}  # words that the base has read
 
 
 @pytest.fixture(scope="module")
@@ -361,8 +361,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finetune")
     (folder / "text.txt").write_text("".join(f"{i}. {WORDS}" for i in range(200)), encoding="utf-8")
     config = TrainConfig(
-        corpus=str(folder / "text.txt"), out=str(folder / "base"), steps=10, preset="tiny", vocab_size=300,
-        context_length=48, batch_size=4, eval_every=5, threads=1, precision="fp32", warmup=2,
+        corpus=str(folder / "text.txt"), out=str(folder / "base"), steps=60, preset="tiny", vocab_size=300,
+        context_length=48, batch_size=4, eval_every=50, threads=1, precision="fp32", warmup=10,
     )  # fmt: skip
     train(config, progress=False, log=lambda _: None)
     lines = [{"prompt": q, "completion": a} for q, a in ANSWERS.items()] * 20
@@ -498,7 +498,7 @@ def test_commands_from_data_to_conversation(base: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert f"gptbook chat {base / 'cli'}" in done.stdout
     talked = command("chat", base / "cli", "--temperature", "0", said="the cat\n/reset\nthe dog\n")
-    assert talked.stdout == "sat\nran\n" and talked.stderr == "note: the conversation begins anew\n"
+    assert talked.stdout == " sat\n ran\n" and talked.stderr == "note: the conversation begins anew\n"
 
 
 @pytest.mark.parametrize(
