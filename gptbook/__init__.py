@@ -37,7 +37,7 @@ _MODULES = {
     "multihead": ("MultiHeadAttention",),
     "feedforward": ("FeedForward",),
     "block": ("Block", "LayerNorm", "RMSNorm"),
-    "config": ("GPTConfig", "TrainConfig"),
+    "config": ("FinetuneConfig", "GPTConfig", "TrainConfig"),
     "model": ("GPT", "count_params", "flops_per_token"),
     "backprop": ("NumpyAdamW", "NumpyGPT"),
     "optim": ("SGD", "AdamW", "Muon", "warmup_cosine", "warmup_stable_decay"),
@@ -52,6 +52,7 @@ _MODULES = {
         "speculative",
         "stream_text",
     ),
+<<<<<<< HEAD
     "objectives": (
         "MaskedLM",
         "any_order_loss",
@@ -59,6 +60,23 @@ _MODULES = {
         "gibbs_sample",
         "mask_tokens",
         "pseudo_log_likelihood",
+=======
+    "finetune": (
+        "Chat",
+        "ChatTemplate",
+        "Classifier",
+        "add_lora",
+        "merge_lora",
+        "pack",
+        "read_examples",
+    ),
+    "pretrained": (
+        "load_gguf",
+        "load_hf_tokenizer",
+        "load_smollm2",
+        "quantize_int8",
+        "save_gguf",
+>>>>>>> pretrained
     ),
     "scale": ("Plan", "ScalingLaw", "plan"),
     "evaluate": ("Evaluation", "evaluate_model", "evaluate_run", "ngram_baseline", "token_losses"),

@@ -129,6 +129,16 @@ class Tokenizer(Vocabulary):
         """What to save, besides the format, version and type."""
         raise NotImplementedError
 
+    def _more_special_tokens(self) -> dict[str, Any]:
+        """The special tokens as something to save, if there are others than the usual one."""
+        names = list(self.special_tokens)
+        return {} if names == [END_OF_TEXT] else {"special_tokens": names}
+
+    def with_special_tokens(self, names: Sequence[str]) -> "Tokenizer":
+        """The same tokenizer with those of ``names`` that it lacks as further special tokens; no id changes."""
+        new = [name for name in dict.fromkeys(names) if name not in self.special_tokens]
+        return type(self)._from_state({**self._state(), "special_tokens": [*self.special_tokens, *new]})
+
     @classmethod
     def _from_state(cls, state: dict[str, Any]) -> "Tokenizer":
         """The inverse of ``_state``."""
@@ -194,10 +204,10 @@ class WordTokenizer(Tokenizer):
 
     kind = "word"
 
-    def __init__(self, words: Sequence[str], segment: str = "auto"):
+    def __init__(self, words: Sequence[str], segment: str = "auto", special_tokens: Sequence[str] = (END_OF_TEXT,)):
         """``words`` in the order of their ids (the most frequent first); ``segment`` as in ``segment_words``."""
         require(len(set(words)) == len(words) > 0 and all(words), "words must be different, non-empty, and at least one")
-        super().__init__([*(check_text(w).encode("utf-8") for w in words), UNKNOWN.encode("utf-8")])
+        super().__init__([*(check_text(w).encode("utf-8") for w in words), UNKNOWN.encode("utf-8")], special_tokens)
         self.words = list(words)
         self.segment = one_of("segment", {"auto": "char"}.get(segment, segment), WORDS)
         self.unknown = len(words)
@@ -220,11 +230,11 @@ class WordTokenizer(Tokenizer):
         return [self._ids.get(w, self.unknown) for w in segment_words(text, self.segment)]
 
     def _state(self) -> dict[str, Any]:
-        return {"segment": self.segment, "words": self.words}
+        return {"segment": self.segment, "words": self.words, **self._more_special_tokens()}
 
     @classmethod
     def _from_state(cls, state: dict[str, Any]) -> "WordTokenizer":
-        return cls(state["words"], state["segment"])
+        return cls(state["words"], state["segment"], state.get("special_tokens", (END_OF_TEXT,)))
 
 # %% ../nbs/03_tokenizer.ipynb #fc98ea5f
 class CharTokenizer(Tokenizer):
@@ -232,10 +242,10 @@ class CharTokenizer(Tokenizer):
 
     kind = "char"
 
-    def __init__(self, characters: str):
+    def __init__(self, characters: str, special_tokens: Sequence[str] = (END_OF_TEXT,)):
         """``characters`` are the known ones, in the order of their ids."""
         require(len(set(characters)) == len(characters) > 0, "characters must be different, and at least one")
-        super().__init__([*(c.encode("utf-8") for c in characters), UNKNOWN.encode("utf-8")])
+        super().__init__([*(c.encode("utf-8") for c in characters), UNKNOWN.encode("utf-8")], special_tokens)
         self.characters = characters
         self.unknown = len(characters)
         self._ids = {c: i for i, c in enumerate(characters)}
@@ -253,11 +263,11 @@ class CharTokenizer(Tokenizer):
         return [self._ids.get(c, self.unknown) for c in text]
 
     def _state(self) -> dict[str, Any]:
-        return {"characters": self.characters}
+        return {"characters": self.characters, **self._more_special_tokens()}
 
     @classmethod
     def _from_state(cls, state: dict[str, Any]) -> "CharTokenizer":
-        return cls(check_text(state["characters"]))
+        return cls(check_text(state["characters"]), state.get("special_tokens", (END_OF_TEXT,)))
 
 # %% ../nbs/03_tokenizer.ipynb #e2aa63b8
 BYTE_ORDER = [*range(33, 127), *range(161, 173), *range(174, 256)]
