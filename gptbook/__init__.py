@@ -52,7 +52,6 @@ _MODULES = {
         "speculative",
         "stream_text",
     ),
-<<<<<<< HEAD
     "objectives": (
         "MaskedLM",
         "any_order_loss",
@@ -60,7 +59,7 @@ _MODULES = {
         "gibbs_sample",
         "mask_tokens",
         "pseudo_log_likelihood",
-=======
+    ),
     "finetune": (
         "Chat",
         "ChatTemplate",
@@ -76,7 +75,6 @@ _MODULES = {
         "load_smollm2",
         "quantize_int8",
         "save_gguf",
->>>>>>> pretrained
     ),
     "scale": ("Plan", "ScalingLaw", "plan"),
     "evaluate": ("Evaluation", "evaluate_model", "evaluate_run", "ngram_baseline", "token_losses"),

@@ -256,9 +256,8 @@ MODELS = Path(str(files("gptbook"))) / "models"
 
 def book_model(name: str) -> tuple[GPT, Tokenizer]:
     """A model that comes with the book, in evaluation mode, and its tokenizer. Raises ``ValueError`` for a name that is none."""
-    names = sorted(path.parent.name for path in MODELS.glob("*/config.json"))
-    folder = MODELS / one_of("model", name, names)
-    return GPT.from_pretrained(folder), load_tokenizer(folder / "tokenizer.json")
+    names = sorted(path.parent.name for path in MODELS.glob("*/run.json"))
+    return load_run(MODELS / one_of("model", name, names))
 
 # %% ../nbs/13_training.ipynb #58dbaee0
 @torch.no_grad()

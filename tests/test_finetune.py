@@ -1,5 +1,7 @@
 """Fine-tuning: the data, the frame, the loss, low-rank updates, a run, and a conversation."""
 
+import dataclasses
+import inspect
 import json
 import math
 import os
@@ -13,6 +15,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gptbook.cli import finetune_command
 from gptbook.config import FinetuneConfig, GPTConfig, TrainConfig
 from gptbook.evaluate import evaluate_run
 from gptbook.finetune import (
@@ -490,6 +493,13 @@ def command(*arguments: str | Path, said: str = "") -> subprocess.CompletedProce
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}
     line = [sys.executable, "-m", "gptbook", *map(str, arguments)]
     return subprocess.run(line, input=said, capture_output=True, text=True, encoding="utf-8", env=environment)
+
+
+def test_command_has_the_settings_of_the_config() -> None:
+    options = inspect.signature(finetune_command).parameters
+    for field in dataclasses.fields(FinetuneConfig):
+        default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+        assert options[field.name].default == default, field.name
 
 
 def test_commands_from_data_to_conversation(base: Path) -> None:

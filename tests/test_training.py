@@ -67,12 +67,12 @@ def test_bits_per_byte_count_bytes() -> None:
 # ---- the models that come with the book ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(path.parent.name for path in MODELS.glob("*/config.json")))
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in MODELS.glob("*/run.json")))
 def test_book_models(name: str) -> None:
     """Each is small, and model and tokenizer belong together."""
     model, tokenizer = book_model(name)
     assert not model.training and model.config.vocab_size == tokenizer.vocab_size
-    assert sum(path.stat().st_size for path in (MODELS / name).iterdir()) < 5_000_000
+    assert sum(path.stat().st_size for path in (MODELS / name).rglob("*")) < 5_000_000
 
 
 def test_unknown_book_model() -> None:
