@@ -1,4 +1,4 @@
-"""Pre-train the small base model of chapter 17 into gptbook/models/reader, a run folder with weights in float16.
+"""Pre-train the small base model of chapter 17 into gptbook/models/reader, a run with weights in float16.
 
 Takes about four minutes on one core. The pre-training itself happens in --work and resumes if it was stopped;
 with --publish only what is there already is written out again.
