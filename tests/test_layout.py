@@ -543,6 +543,17 @@ def test_preface_quotes_the_recorded_run() -> None:
     assert record["train"] == defaults | fixed, "the defaults have changed since the run was recorded"
 
 
+def test_preface_lists_every_chapter() -> None:
+    """Those that are written, in the book's order, by links; those that are not yet, by their numbers."""
+    words = "\n".join(cell.source for cell in BY_NAME["index.ipynb"].cells)
+    listed = re.findall(r"^\| \[(\d+) [^]]*\]\((\d\d_\w+\.ipynb)\)", words, flags=re.M)
+    assert [name for _, name in listed] == [n.name for n in NOTEBOOKS if n.chapter]
+    assert all(int(number) == int(name[:2]) for number, name in listed)
+    missing = re.search(r"The numbers that are missing .*", words)
+    unwritten = set(range(1, 25)) - {n.chapter for n in NOTEBOOKS}
+    assert {int(number) for number in re.findall(r"\((\d+)\)", missing[0] if missing else "")} == unwritten
+
+
 def test_readme_is_made_from_the_preface() -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "tools" / "readme.py"), "--check"], capture_output=True, text=True
