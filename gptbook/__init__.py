@@ -41,7 +41,7 @@ _MODULES = {
     "model": ("GPT", "count_params", "flops_per_token"),
     "backprop": ("NumpyAdamW", "NumpyGPT"),
     "optim": ("SGD", "AdamW", "Muon", "warmup_cosine", "warmup_stable_decay"),
-    "training": ("Run", "load_run", "train"),
+    "training": ("Run", "book_model", "load_run", "train"),
     "sample": (
         "Choices",
         "Pattern",
@@ -52,6 +52,14 @@ _MODULES = {
         "speculative",
         "stream_text",
     ),
+    "objectives": (
+        "MaskedLM",
+        "any_order_loss",
+        "fill",
+        "gibbs_sample",
+        "mask_tokens",
+        "pseudo_log_likelihood",
+    ),
     "finetune": (
         "Chat",
         "ChatTemplate",
@@ -60,6 +68,13 @@ _MODULES = {
         "merge_lora",
         "pack",
         "read_examples",
+    ),
+    "pretrained": (
+        "load_gguf",
+        "load_hf_tokenizer",
+        "load_smollm2",
+        "quantize_int8",
+        "save_gguf",
     ),
     "scale": ("Plan", "ScalingLaw", "plan"),
     "evaluate": ("Evaluation", "evaluate_model", "evaluate_run", "ngram_baseline", "token_losses"),

@@ -9,7 +9,7 @@ __all__ = ['Measure', 'CLASSES', 'MARK', 'window_plan', 'score_tokens', 'nats', 
            'spread_windows', 'position_losses', 'token_classes', 'frequency_deciles', 'GroupLoss', 'group_losses',
            'top_choice', 'Calibration', 'calibration', 'fit_temperature', 'distinct_n', 'repetition', 'SuffixArray',
            'Copy', 'longest_copied', 'Sample', 'Report', 'measure_run', 'check_report_path', 'write_report',
-           'world_measures']
+           'story_rows', 'trim', 'story_scores', 'StoryJudge', 'training_stories', 'world_measures']
 
 # %% ../nbs/15_evaluate.ipynb #bdb182f5
 import base64
@@ -20,6 +20,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -695,34 +696,106 @@ def write_report(folder: str | Path, path: str | Path, split: str = "val", *, ng
         file.write(page.encode("utf-8"))
     return report
 
-# %% ../nbs/15_evaluate.ipynb #62525591
-@torch.no_grad()
-def world_measures(model: GPT, tokenizer: Tokenizer, language: str, n: int = 200, seed: int = 0) -> dict[str, Any]:
-    """What a model of the microworld's stories has learned: nats above the entropy, and grades of ``n`` stories that it writes.
+# %% ../nbs/15_evaluate.ipynb #judge1
+def story_rows(stories: Sequence[str], tokenizer: Tokenizer) -> Tensor:
+    """Whole stories as rows of tokens, each between two end-of-text tokens and filled up with -1: (n, longest)."""
+    end = tokenizer.end_of_text
+    rows = [torch.tensor([end, *tokenizer.encode(story), end]) for story in stories]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
 
-    Shares of sentences, stories, answers; each with its standard error. Stories that do not fit into the context are left out
-    of the first number, and their count is told. "new" are written stories that are not among the training stories.
+
+def trim(rows: Tensor) -> Tensor:
+    """The same rows without the columns that are -1 in all of them."""
+    return rows[:, : int((rows >= 0).sum(1).max())]
+
+
+@torch.no_grad()
+def story_scores(model: GPT, rows: Tensor, batch_size: int = 50) -> tuple[Tensor, Tensor]:
+    """Nats of each story, (n,), and whether the model's first choice at each token is the story's, (n, longest - 1)."""
+    nats, hits = [], torch.zeros(len(rows), rows.shape[1] - 1, dtype=torch.bool)
+    for first in range(0, len(rows), batch_size):
+        part = trim(rows[first : first + batch_size]).to(model.embedding.weight.device)
+        logits, targets = model(part[:, :-1].clamp(min=0)).float(), part[:, 1:]
+        nats.append(F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=-1, reduction="none").sum(1).double().cpu())
+        hits[first : first + batch_size, : targets.shape[1]] = (logits.argmax(-1) == targets).cpu()
+    return torch.cat(nats), hits
+
+# %% ../nbs/15_evaluate.ipynb #judge2
+class StoryJudge:
+    """Grades models on ``n`` stories that none was trained on, and on as many that each writes itself.
+
+    Args:
+        split: as in `microworld.sample`; the floor, and so the nats above it, is that of "val" only.
+        known: `hash(story)` of the training stories; by default those of the corpus.
+
+    Shares come with their standard error. Stories that do not fit into a model's context are left out, and their number is told.
     """
-    context, end = model.config.context_length, tokenizer.end_of_text
-    stories = [microworld.sample(i, language, "val") for i in range(n)]
-    rows = [(story, [end, *tokenizer.encode(story), end]) for story in stories]
-    fitting = [(story, ids) for story, ids in rows if len(ids) - 1 <= context]
-    above = []
-    for story, ids in fitting:
-        row = torch.tensor([ids], device=model.embedding.weight.device)
-        nats = F.cross_entropy(model(row[:, :-1])[0].float(), row[0, 1:], reduction="sum").item()
-        above.append(nats + microworld.logprob(story, language))
-    written = []
-    for first in range(0, n, 50):
-        written += generate_text(model, tokenizer, [""] * min(50, n - first), context - 1, seed=seed + first)
-    known = frozenset(hash(microworld.sample(i, language)) for i in range(WORLD_TRAIN))
-    grades = microworld.grade(written, language, known)
-    shares = {
-        "grammatical": (grades.grammatical, grades.sentences), "true": (grades.true, n), "answered": (grades.answered, grades.answers),
-        "new": (grades.new, n),
-    }  # fmt: skip
-    error = float(np.std(above, ddof=1) / math.sqrt(len(above))) if len(above) > 1 else None
-    found: dict[str, Any] = {"nats_above_entropy": float(np.mean(above)) if above else None, "nats_above_entropy_error": error, "stories_measured": len(fitting)}
-    for name, (share, count) in shares.items():
-        found |= {name: share, f"{name}_error": math.sqrt(share * (1 - share) / max(count, 1))}
-    return found | {"answered_by_facts": {str(k): list(v) for k, v in grades.answered_by_hops.items()}}
+
+    def __init__(
+        self, tokenizer: Tokenizer, language: str = "en", n: int = 200, *, split: str = "val", known: frozenset[int] | None = None
+    ):
+        self.tokenizer, self.language, self.n = tokenizer, language, n
+        stories = [microworld.sample(i, language, split) for i in range(n)]
+        self.rows = story_rows(stories, tokenizer)
+        self.logprobs = np.array([microworld.logprob(story, language) for story in stories]) if split == "val" else None
+        self.answers = [(i, *answer) for i, story in enumerate(stories) for answer in self._answers(i, story)]
+        self.known = training_stories(language) if known is None else known
+
+    def _answers(self, row: int, story: str) -> Iterator[tuple[int, int, int]]:
+        """(first column, one past the last column, facts joined) of the tokens that hold each answer, in the row's targets.
+
+        Its full stop does not count: a token may join it to the line's end, and whether another question follows is chance.
+        """
+        ends = np.cumsum([len(self.tokenizer.decode_bytes([token])) for token in self.rows[row, 1:].tolist() if token >= 0])
+        told = 0
+        for sentence in microworld.read(story, self.language)[0]:
+            begin = story.index(sentence.text, told)
+            told = begin + len(sentence.text)
+            if sentence.hops:
+                first, last = (len(story[:place].encode()) for place in (begin, told - 1))
+                yield int(np.searchsorted(ends, first, "right")), int(np.searchsorted(ends, last, "left")) + 1, sentence.hops
+
+    def read(self, model: GPT) -> dict[str, Any]:
+        """Nats above the entropy, and the share of questions that are answered right, also by the number of facts joined."""
+        fits = (self.rows >= 0).sum(1) - 1 <= model.config.context_length
+        found: dict[str, Any] = {"nats_above_entropy": None, "nats_above_entropy_error": None, "stories_measured": int(fits.sum())}
+        nats, hits = story_scores(model, self.rows[fits]) if fits.any() else (torch.empty(0), torch.empty(0))
+        if self.logprobs is not None and len(nats):
+            above = nats.numpy() + self.logprobs[fits.numpy()]
+            found["nats_above_entropy"] = float(above.mean())
+            found["nats_above_entropy_error"] = float(above.std(ddof=1) / math.sqrt(len(above))) if len(above) > 1 else None
+        place = (fits.cumsum(0) - 1).tolist()
+        by_facts: dict[int, list[bool]] = {}
+        for row, begin, end, facts in self.answers:
+            if fits[row]:
+                by_facts.setdefault(facts, []).append(bool(hits[place[row], begin:end].all()))
+        answers = [right for rights in by_facts.values() for right in rights]
+        found |= _share("answered", sum(answers), len(answers))
+        return found | {"answered_by_facts": {str(facts): [sum(rights), len(rights)] for facts, rights in sorted(by_facts.items())}}
+
+    def write(self, model: GPT, seed: int = 0) -> dict[str, Any]:
+        """Let the model write stories; the shares of grammatical sentences, and of stories that are true and that are new."""
+        written = generate_text(model, self.tokenizer, [""] * self.n, model.config.context_length - 1, seed=seed)
+        grades = microworld.grade(written, self.language, self.known)
+        counts = {"grammatical": grades.sentences, "true": self.n, "new": self.n}
+        shares = [_share(name, round(getattr(grades, name) * count), count) for name, count in counts.items()]
+        return shares[0] | shares[1] | shares[2]
+
+    def __call__(self, model: GPT, seed: int = 0) -> dict[str, Any]:
+        return self.read(model) | self.write(model, seed)
+
+
+def _share(name: str, part: int, whole: int) -> dict[str, float]:
+    share = part / max(whole, 1)
+    return {name: share, f"{name}_error": math.sqrt(share * (1 - share) / max(whole, 1))}
+
+# %% ../nbs/15_evaluate.ipynb #judge3
+@cache
+def training_stories(language: str) -> frozenset[int]:
+    """`hash(story)` of each story of the corpus ``microworld-en`` or ``-zh`` that is trained on."""
+    return frozenset(hash(microworld.sample(i, language)) for i in range(WORLD_TRAIN))
+
+
+def world_measures(model: GPT, tokenizer: Tokenizer, language: str, n: int = 200, seed: int = 0) -> dict[str, Any]:
+    """What a model of the microworld's stories has learned, by a `StoryJudge` of ``n`` stories."""
+    return StoryJudge(tokenizer, language, n)(model, seed)

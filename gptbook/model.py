@@ -8,6 +8,8 @@ __all__ = ['GPT', 'load_weights', 'count_params', 'flops_per_token']
 # %% ../nbs/10_model.ipynb #16e54dcf
 import math
 import os
+import re
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -18,7 +20,8 @@ from .attention import KVCache
 from .block import Block, make_norm
 from .config import GPTConfig
 from .embedding import LearnedPositions, RotaryPositions, SinusoidalPositions, TokenEmbedding
-from .workshop.checks import require
+from .tokenizer import Tokenizer
+from .workshop.checks import one_of, require
 from .workshop.files import atomic_write, read_json, write_json
 
 # %% ../nbs/10_model.ipynb #498e0b54
@@ -124,9 +127,16 @@ class GPT(nn.Module):
         """Number of parameters; a table used twice counts once."""
         return sum(p.numel() for p in self.parameters())
 
-    def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Write ``config.json`` and ``model.safetensors`` into ``folder``, each atomically."""
-        folder = Path(folder)
+    def save_pretrained(self, folder: str | os.PathLike, tokenizer: Tokenizer | None = None, *, layout: str = "auto") -> None:
+        """Write ``config.json``, ``model.safetensors`` and, if one is given, the tokenizer into ``folder``, each atomically.
+
+        ``layout``: "hf" is Hugging Face's, which `transformers` loads (chapter 19), and exists for the shapes of GPT-2, Llama and
+        Qwen3; "gptbook" is our own, which holds every dial; "auto" is "hf" where that exists. Raises ``ValueError`` for a model
+        that "hf" cannot hold, before anything is written.
+        """
+        folder, pretrained = Path(folder), import_module("gptbook.pretrained") if layout != "gptbook" else None
+        if one_of("layout", layout, ("auto", "hf", "gptbook")) == "hf" or (layout == "auto" and pretrained.has_hf_form(self.config)):
+            return pretrained.save_hf(self, folder, tokenizer)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
         if self.config.tie_embeddings:
@@ -134,17 +144,24 @@ class GPT(nn.Module):
         with atomic_write(folder / "model.safetensors") as file:
             file.write(save(tensors))
         write_json(folder / "config.json", self.config.to_dict())
+        if tokenizer is not None:
+            tokenizer.save(folder / "tokenizer.json")
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike) -> "GPT":
-        """Load what `save_pretrained` wrote, in evaluation mode.
+        """Load a model from a folder in our layout or in Hugging Face's (chapter 19), in evaluation mode.
 
+        Instead of a folder, ``folder`` may name a public model, "gpt2" or "owner/name", which is fetched where there is a network.
         Raises ``FileNotFoundError`` for what is missing and ``ValueError`` for what does not fit; both name the file.
         """
+        if not Path(folder).is_dir() and re.fullmatch(r"gpt2(-\w+)?|[\w.-]*\w/\w[\w.-]*", str(folder)):
+            folder = import_module("gptbook.pretrained").download_hf(str(folder))
         folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"no such model folder: {folder}")
         values = read_json(folder / "config.json")
+        if isinstance(values, dict) and "model_type" in values:  # not a field of ours
+            return import_module("gptbook.pretrained").load_hf(folder)
         try:
             config = GPTConfig.from_dict(values)
         except ValueError as error:

@@ -13,11 +13,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gptbook import microworld
 from gptbook.cli import main
-from gptbook.config import TrainConfig
+from gptbook.config import GPTConfig, TrainConfig
 from gptbook.evaluate import (
     CLASSES,
     MARK,
+    StoryJudge,
     SuffixArray,
     block_error,
     calibration,
@@ -38,7 +40,7 @@ from gptbook.evaluate import (
     world_measures,
     write_report,
 )
-from gptbook.tokenizer import CharTokenizer, train_tokenizer
+from gptbook.tokenizer import BPETokenizer, CharTokenizer, train_tokenizer
 from gptbook.training import train
 
 # ---- errors and intervals ------------------------------------------------------------------------
@@ -336,3 +338,54 @@ def test_measures_of_the_small_world(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found["new"] == 1.0 and found["grammatical_error"] < 0.2
     again = world_measures(run.model, run.tokenizer, "en", n=20)
     assert again == found, "the same seed, the same numbers"
+
+
+class Oracle(torch.nn.Module):
+    """Knows the judge's stories by heart, and says ``wrong`` instead of each token of it."""
+
+    def __init__(self, judge: StoryJudge, context_length: int, wrong: int = -1):
+        super().__init__()
+        self.rows, self.wrong = judge.rows.clamp(min=0), wrong
+        self.config = GPTConfig.tiny(vocab_size=judge.tokenizer.vocab_size).replace(
+            context_length=context_length
+        )
+        self.embedding = torch.nn.Embedding(1, 1)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        at = (self.rows[:, None, : ids.shape[1]] == ids).all(-1).float().argmax(0)
+        following = torch.cat([self.rows, torch.zeros(len(self.rows), 1, dtype=torch.long)], 1)[
+            at, 1 : ids.shape[1] + 1
+        ]
+        return 50.0 * torch.nn.functional.one_hot(
+            following + (following == self.wrong), self.config.vocab_size
+        )
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_judge_finds_the_answers(language: str) -> None:
+    """Who knows every word answers all; another word for "yes" misses the yeses; short contexts are told."""
+    stories = [microworld.sample(i, language) for i in range(200)]
+    tokenizer = BPETokenizer.train("\n".join(stories), vocab_size=512, special_tokens=("<|endoftext|>",))
+    judge = StoryJudge(tokenizer, language, 40, known=frozenset())
+    found = judge.read(Oracle(judge, 256))
+    assert found["answered"] == 1.0 and found["stories_measured"] == 40
+    assert found["nats_above_entropy"] == pytest.approx(judge.logprobs.mean(), abs=1e-3), (
+        "by heart: no nats at all for the model"
+    )
+    asked = sum(n for _, n in found["answered_by_facts"].values())
+    assert asked == sum(
+        story.count("?") + story.count("？")
+        for story in (microworld.sample(i, language, "val") for i in range(40))
+    )
+    yes = {"en": " Yes", "zh": "？是的"}[language]
+    (token,) = tokenizer.encode(yes)
+    yeses = sum(
+        story.count(yes.strip(" ")) for story in (microworld.sample(i, language, "val") for i in range(40))
+    )
+    assert judge.read(Oracle(judge, 256, wrong=token))["answered"] == pytest.approx(1 - yeses / asked)
+    short = judge.read(Oracle(judge, int((judge.rows >= 0).sum(1).median()) - 1))
+    assert 0 < short["stories_measured"] < 40 and short["answered"] == 1.0
+    long = StoryJudge(tokenizer, language, 5, split="long", known=frozenset())
+    assert long.read(Oracle(long, 256))["nats_above_entropy"] is None, (
+        "another language, whose floor is another"
+    )

@@ -390,7 +390,7 @@ def test_the_same_seed_gives_the_same_model() -> None:
 @each_config
 def test_save_and_load_bit_for_bit(name: str, tmp_path) -> None:
     model = build(CONFIGS[name]).float()
-    model.save_pretrained(tmp_path / "a" / "model")
+    model.save_pretrained(tmp_path / "a" / "model", layout="gptbook")
     again = GPT.from_pretrained(tmp_path / "a" / "model")
     assert again.config == model.config and not again.training
     state = again.state_dict()
@@ -404,7 +404,7 @@ def test_save_and_load_bit_for_bit(name: str, tmp_path) -> None:
         "model.safetensors",
     ]
     before = (tmp_path / "a" / "model" / "model.safetensors").read_bytes()
-    again.save_pretrained(tmp_path / "a" / "model")
+    again.save_pretrained(tmp_path / "a" / "model", layout="gptbook")
     assert (tmp_path / "a" / "model" / "model.safetensors").read_bytes() == before
 
 
@@ -414,7 +414,7 @@ def test_missing_files_are_named(tmp_path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         GPT.from_pretrained(tmp_path / "empty")
-    GPT(CONFIGS["tiny"]).save_pretrained(tmp_path / "half")
+    GPT(CONFIGS["tiny"]).save_pretrained(tmp_path / "half", layout="gptbook")
     (tmp_path / "half" / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"half.model\.safetensors"):
         GPT.from_pretrained(tmp_path / "half")
@@ -435,7 +435,7 @@ def test_missing_files_are_named(tmp_path) -> None:
     ids=["half", "one byte less", "one byte more", "empty", "length", "header", "four bytes"],
 )
 def test_damaged_weights_are_refused(config: str, damage, tmp_path) -> None:
-    GPT(CONFIGS[config]).save_pretrained(tmp_path)
+    GPT(CONFIGS[config]).save_pretrained(tmp_path, layout="gptbook")
     path = tmp_path / "model.safetensors"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=r"model\.safetensors.*damaged"):
@@ -479,14 +479,14 @@ def test_damaged_config_is_refused_by_its_name(content: str, tmp_path) -> None:
 )
 def test_weights_of_another_shape_are_refused(config: GPTConfig, words: str, tmp_path) -> None:
     model = GPT(CONFIGS["tiny"])
-    model.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path, layout="gptbook")
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     with pytest.raises(ValueError, match=r"model\.safetensors.*" + words):
         GPT.from_pretrained(tmp_path)
 
 
 def test_loading_wrong_weights_changes_nothing(tmp_path) -> None:
-    GPT(CONFIGS["tiny"].replace(n_layer=3)).save_pretrained(tmp_path)
+    GPT(CONFIGS["tiny"].replace(n_layer=3)).save_pretrained(tmp_path, layout="gptbook")
     model = GPT(CONFIGS["tiny"])
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError, match="blocks"):
@@ -497,7 +497,7 @@ def test_loading_wrong_weights_changes_nothing(tmp_path) -> None:
 def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     import gptbook.model
 
-    GPT(CONFIGS["tiny"]).save_pretrained(tmp_path)
+    GPT(CONFIGS["tiny"]).save_pretrained(tmp_path, layout="gptbook")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def full_disk(tensors: dict) -> bytes:
@@ -505,7 +505,7 @@ def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(gptbook.model, "save", full_disk)
     with pytest.raises(OSError, match="No space"):
-        build(CONFIGS["tiny"], 1).float().save_pretrained(tmp_path)
+        build(CONFIGS["tiny"], 1).float().save_pretrained(tmp_path, layout="gptbook")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

@@ -11,7 +11,7 @@ from gptbook.config import GPTConfig, TrainConfig
 from gptbook.data import Batches
 from gptbook.evaluate import evaluate_model
 from gptbook.model import GPT
-from gptbook.training import train_step
+from gptbook.training import MODELS, book_model, train_step
 
 V, T = 19, 8
 
@@ -62,3 +62,19 @@ def test_bits_per_byte_count_bytes() -> None:
         assert (found.tokens, found.bytes) == (40, n_bytes)
         assert found.loss == pytest.approx(nats / 40, rel=1e-5)
         assert found.perplexity == pytest.approx(math.exp(nats / 40), rel=1e-5)
+
+
+# ---- the models that come with the book ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in MODELS.glob("*/run.json")))
+def test_book_models(name: str) -> None:
+    """Each is small, and model and tokenizer belong together."""
+    model, tokenizer = book_model(name)
+    assert not model.training and model.config.vocab_size == tokenizer.vocab_size
+    assert sum(path.stat().st_size for path in (MODELS / name).rglob("*")) < 5_000_000
+
+
+def test_unknown_book_model() -> None:
+    with pytest.raises(ValueError, match=r"'raeder'.*reader"):
+        book_model("raeder")

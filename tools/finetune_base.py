@@ -1,9 +1,9 @@
-"""Pre-train the small base model of chapter 17 into nbs/results/reader, a run folder with weights in float16.
+"""Pre-train the small base model of chapter 17 into gptbook/models/reader, a run with weights in float16.
 
 Takes about four minutes on one core. The pre-training itself happens in --work and resumes if it was stopped;
 with --publish only what is there already is written out again.
 
-    python tools/finetune_base.py [--work runs/reader] [--out nbs/results/reader] [--publish]
+    python tools/finetune_base.py [--work runs/reader] [--out gptbook/models/reader] [--publish]
 """
 
 import argparse
@@ -68,7 +68,7 @@ def publish(run: Path, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("runs/reader"))
-    parser.add_argument("--out", type=Path, default=Path("nbs/results/reader"))
+    parser.add_argument("--out", type=Path, default=Path("gptbook/models/reader"))
     parser.add_argument("--publish", action="store_true")
     arguments = parser.parse_args()
     if not arguments.publish:
