@@ -9,7 +9,7 @@ __all__ = ['Message', 'ROLES', 'CHAT_TOKENS', 'TARGETS', 'check_messages', 'Chat
            'question_item', 'translation_item', 'good_translation', 'all_tasks', 'reading_matter', 'answers', 'score',
            'embed', 'contrastive_loss', 'Classifier']
 
-# %% ../nbs/17_finetune.ipynb #a1259cc4
+# %% ../nbs/17_finetune.ipynb #09fd2278
 import json
 import math
 import os
@@ -46,7 +46,7 @@ from .workshop.files import atomic_write, sha256_file, write_json
 from .workshop.processes import only_one
 from .workshop.tasks import TASKS, Item, Task, ask, exactly
 
-# %% ../nbs/17_finetune.ipynb #a10e3ccb
+# %% ../nbs/17_finetune.ipynb #224463ce
 Message = dict[str, str]
 """One turn of a conversation: {"role": "system" | "user" | "assistant", "content": text}."""
 
@@ -67,7 +67,7 @@ def check_messages(messages: Sequence[Message]) -> None:
     wrong = next((i for i, role in enumerate(turns) if role != ("user", "assistant")[i % 2]), None)
     require(wrong is None, f"user and assistant must take turns; message {(wrong or 0) + 1 + len(roles) - len(turns)} breaks that")
 
-# %% ../nbs/17_finetune.ipynb #c7547935
+# %% ../nbs/17_finetune.ipynb #a0b1092b
 class ChatTemplate:
     """How a conversation becomes tokens: the end of text, then for each message <|role|>, its content, <|end|>.
 
@@ -98,7 +98,7 @@ class ChatTemplate:
         """The tokens of the messages and the opening of a reply."""
         return [*self.example(messages)[0], self.tokenizer.special_tokens["<|assistant|>"]]
 
-# %% ../nbs/17_finetune.ipynb #bd00b2bd
+# %% ../nbs/17_finetune.ipynb #4a21c771
 def grow_vocabulary(model: GPT, vocab_size: int, seed: int = 0) -> GPT:
     """A copy of ``model`` with a larger vocabulary; a new token's row is the mean of the old ones, and a little noise to tell them apart."""
     old = model.config.vocab_size
@@ -113,7 +113,7 @@ def grow_vocabulary(model: GPT, vocab_size: int, seed: int = 0) -> GPT:
     grown.load_state_dict(state)
     return grown.train(model.training)
 
-# %% ../nbs/17_finetune.ipynb #7ddb71b6
+# %% ../nbs/17_finetune.ipynb #eb4b3cca
 @dataclass
 class Packed:
     """Examples laid end to end into rows: tokens, which of them are learned, and each one's example, (R, T + 1) each."""
@@ -162,7 +162,7 @@ def pack(examples: Sequence[tuple[Sequence[int], Sequence[bool]]], context_lengt
         documents[r, start:] = len(members)
     return Packed(ids, learned, documents)
 
-# %% ../nbs/17_finetune.ipynb #08359cb0
+# %% ../nbs/17_finetune.ipynb #2b93f761
 def answer_loss(model: GPT, rows: Packed) -> tuple[Tensor, int]:
     """Mean cross-entropy in nats over the learned tokens of some rows (R, T + 1), each seeing only its own example; and their number.
 
@@ -187,7 +187,7 @@ def mean_answer_loss(model: GPT, rows: Packed, batch_size: int = 16, dtype: torc
     model.train(training)
     return total / count
 
-# %% ../nbs/17_finetune.ipynb #2fbcabcc
+# %% ../nbs/17_finetune.ipynb #bec4e97b
 class LoRALinear(nn.Module):
     """A linear layer whose matrix is fixed, and an update of low rank that learns: W x + (alpha / r) B A x.
 
@@ -217,7 +217,7 @@ class LoRALinear(nn.Module):
         self.linear.weight += self.scale * self.B @ self.A
         return self.linear.requires_grad_(True)
 
-# %% ../nbs/17_finetune.ipynb #3747875f
+# %% ../nbs/17_finetune.ipynb #eb7d5e12
 TARGETS = ("attention.qkv", "attention.out", "ffn.up", "ffn.down")
 
 
@@ -255,7 +255,7 @@ def merge_lora(model: GPT) -> GPT:
                 setattr(block.get_submodule(owner_name), last, module.merged())
     return model.requires_grad_(True)
 
-# %% ../nbs/17_finetune.ipynb #42b7529c
+# %% ../nbs/17_finetune.ipynb #19939709
 def fit_answers(
     model: GPT,
     rows: Packed,
@@ -321,7 +321,7 @@ def fit_answers(
     model.eval()
     return lines
 
-# %% ../nbs/17_finetune.ipynb #5c5a135f
+# %% ../nbs/17_finetune.ipynb #d74b984b
 class BadLine(NamedTuple):
     """A line of a data file that cannot be used: its number, from 1, and why."""
 
@@ -378,7 +378,7 @@ def read_examples(path: str | os.PathLike) -> tuple[dict[int, list[Message]], li
                 bad.append(BadLine(number, str(error)))
     return good, bad
 
-# %% ../nbs/17_finetune.ipynb #2f8ba898
+# %% ../nbs/17_finetune.ipynb #a30958d2
 class _Data(NamedTuple):
     """The examples of a file as tokens and masks, split; and what was left out."""
 
@@ -427,7 +427,7 @@ def _base_batches(run: str, split: str, batch_size: int, context_length: int, se
         return None
     return Batches(data, batch_size, min(context_length, len(data) - 1), seed) if len(data) > 1 else None
 
-# %% ../nbs/17_finetune.ipynb #b359a8b9
+# %% ../nbs/17_finetune.ipynb #2f60f00e
 def finetune(config: FinetuneConfig, *, overwrite: bool = False, progress: bool | None = None, log: Callable[[str], None] = print) -> Run:
     """Fine-tune the model of a run on examples, and leave the result in ``config.out``, a run like any other.
 
@@ -574,7 +574,7 @@ def _check_out(name: str, folder: Path, overwrite: bool) -> None:
         require(not foreign or not overwrite, f"{name} also holds {', '.join(foreign[:3])}, which --overwrite would remove; move it away")
         require(not names or overwrite, f"{name} holds another run; add --overwrite to replace it, or choose another --out")
 
-# %% ../nbs/17_finetune.ipynb #97c4fb92
+# %% ../nbs/17_finetune.ipynb #50ec1ba6
 class Chat:
     """A conversation with a model: it keeps the history, streams replies, and cuts what no longer fits into the context.
 
@@ -652,7 +652,7 @@ class Chat:
         """The whole reply to ``text`` at once; as `reply`."""
         return "".join(self.reply(text))
 
-# %% ../nbs/17_finetune.ipynb #ecced773
+# %% ../nbs/17_finetune.ipynb #9fd580dc
 def chat_loop(chat: Chat, lines: Iterable[str], write: Callable[[str], None], note: Callable[[str], None], prompt: str = "") -> None:
     """Converse until the lines end or one says /quit: each line is a message, /reset forgets, /help explains.
 
@@ -680,7 +680,7 @@ def chat_loop(chat: Chat, lines: Iterable[str], write: Callable[[str], None], no
                 note(str(error))
         write(prompt)
 
-# %% ../nbs/17_finetune.ipynb #b6a397fe
+# %% ../nbs/17_finetune.ipynb #00f0cebf
 def _telling(rng: random.Random) -> list[str]:
     return microworld.sample(rng.randrange(10**9)).split("\n")
 
@@ -729,7 +729,7 @@ def good_translation(truth: tuple[str, list[tuple[str, ...]]], answer: str) -> b
     ways = [readings(language).get(text, []) for text in said]
     return len(said) == len(meant) and all(any(tuple(w[:5]) == m and not w.pronoun for w in way) for way, m in zip(ways, meant))
 
-# %% ../nbs/17_finetune.ipynb #df0cd51b
+# %% ../nbs/17_finetune.ipynb #911b203f
 def all_tasks() -> list[Task]:
     """Every graded task, in the article's order: generation, dialogue, question answering, rewriting, code."""
     found = [
@@ -775,7 +775,7 @@ def score(task: Task, items: Sequence[Item], given: Iterable[str]) -> float:
     """The share of right answers, in percent."""
     return 100 * sum(task.grade(item.truth, text) for item, text in zip(items, given)) / len(items)
 
-# %% ../nbs/17_finetune.ipynb #4e4c6a8e
+# %% ../nbs/17_finetune.ipynb #c23dacc2
 def embed(model: GPT, tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
     """One vector for each text (N, d_model), of length 1: the mean of the last layer's vectors over its tokens."""
     rows = [torch.tensor([tokenizer.end_of_text, *tokenizer.encode(text)]) for text in texts]
@@ -793,7 +793,7 @@ def contrastive_loss(a: Tensor, b: Tensor, temperature: float = 0.05) -> Tensor:
     scores, own = a @ b.T / temperature, torch.arange(len(a))  # (N, N)
     return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
 
-# %% ../nbs/17_finetune.ipynb #418fb482
+# %% ../nbs/17_finetune.ipynb #b949a27a
 class Classifier(nn.Module):
     """A GPT that sorts texts into classes, as GPT-1 was fine-tuned: a linear layer on the last token's vector.
 
