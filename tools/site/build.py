@@ -131,7 +131,7 @@ class Site:
             self.records, self.keys, self.glossary, anchors if api_page else {}, api_page.url if api_page else "",
             next((p.url for p in self.outline.pages if p.number == "A"), ""),
         )  # fmt: skip
-        self.drawings.prepare(pair for page in pages for pair in page["wanted"])
+        self.drawings.prepare(tuple(pair) for page in pages for pair in page["wanted"])
         shared = digest(
             tools_hash(), {s: {k: r[k] for k in SHARED} for s, r in self.records.items()},
             self.keys, self.glossary, anchors,
