@@ -14,7 +14,7 @@ from gptbook.workshop.notebooks import Notebook
 # About how long they take, in seconds. The longest goes first, so that two workers end together; a new one is
 # taken to be long.
 SECONDS = {
-    "19_pretrained": 150,
+    "19_pretrained": 240,
     "15_evaluate": 55,
     "11_backprop": 50,
     "05_embedding": 40,
