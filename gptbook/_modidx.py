@@ -48,6 +48,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'gptbook.block.RMSNorm.forward': ('block.html#rmsnorm.forward', 'gptbook/block.py'),
                                'gptbook.block.make_norm': ('block.html#make_norm', 'gptbook/block.py')},
             'gptbook.cli': { 'gptbook.cli._fail': ('workshop/cli.html#_fail', 'gptbook/cli.py'),
+                             'gptbook.cli._folder': ('workshop/cli.html#_folder', 'gptbook/cli.py'),
                              'gptbook.cli._model_by_name': ('workshop/cli.html#_model_by_name', 'gptbook/cli.py'),
                              'gptbook.cli._one_line': ('workshop/cli.html#_one_line', 'gptbook/cli.py'),
                              'gptbook.cli.chat_command': ('workshop/cli.html#chat_command', 'gptbook/cli.py'),

@@ -28,6 +28,14 @@ Work = Callable[[], None]
 RunFolder = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 
+def _folder(run: str) -> str:
+    """The folder of a run: ``run`` itself, or where there is none, that of the book's model of this name."""
+    from gptbook.training import MODELS
+
+    named = Path(run).name == run and (MODELS / run / "run.json").is_file()
+    return str(MODELS / run) if named and not os.path.lexists(run) else run
+
+
 def train_command(
     config: tyro.conf.OmitArgPrefixes[TrainConfig], resume: bool = False, overwrite: bool = False, rollback: bool = False
 ) -> Work:
@@ -75,7 +83,7 @@ def sample_command(
     """Write text with a trained GPT.
 
     Args:
-        run: folder of a run.
+        run: folder of a run, or the name of a model that comes with the book: reader.
         prompt: the beginning of the text; empty begins a new document.
         max_new_tokens: tokens to write at most.
         temperature: 0 takes the most probable token, 1 is the model's own distribution.
@@ -100,7 +108,7 @@ def sample_command(
 
         require(num_samples >= 1, f"num_samples = {num_samples} must be at least 1")
         require(not choices or pattern is None, "choices and pattern cannot be used together")
-        model, tokenizer = load_run(run, checkpoint)
+        model, tokenizer = load_run(_folder(run), checkpoint)
         length, context = len(tokenizer.encode(prompt)), model.config.context_length
         if length > context and model.config.position != "learned":
             print(f"note: the prompt has {length} tokens; the model sees the last {context // 2}", file=sys.stderr)
@@ -127,7 +135,7 @@ def eval_command(run: RunFolder, split: Literal["val", "train"] = "val", baselin
     """Measure a trained GPT on a whole split; prints one JSON line.
 
     Args:
-        run: folder of a run.
+        run: folder of a run, or the name of a model that comes with the book: reader.
         split: the held-out text, or the one it was trained on.
         baseline: also fit the best n-gram to the same training text.
         report: also write a page with all measures, plots and samples, as .html or .md; replaces an earlier report only.
@@ -139,11 +147,12 @@ def eval_command(run: RunFolder, split: Literal["val", "train"] = "val", baselin
 
         if report is not None:
             check_report_path(report)  # what cannot be written fails before anything is measured
-        ngram = ngram_baseline(run, split) if baseline else None
-        result = evaluate_run(run, split) if report is None else write_report(run, report, split, ngram=ngram).evaluation
+        folder = _folder(run)
+        ngram = ngram_baseline(folder, split) if baseline else None
+        result = evaluate_run(folder, split) if report is None else write_report(folder, report, split, ngram=ngram).evaluation
         line: dict[str, Any] = {"run": run} | result.to_dict()
-        if (corpus := read_run(run).corpus).startswith("microworld-"):
-            line |= world_measures(*load_run(run), corpus.removeprefix("microworld-"))
+        if (corpus := read_run(folder).corpus).startswith("microworld-"):
+            line |= world_measures(*load_run(folder), corpus.removeprefix("microworld-"))
         print(json.dumps(line | ({"ngram": ngram} if baseline else {})))
 
     return work
@@ -259,7 +268,7 @@ def finetune_command(
     """Fine-tune the model of a run on examples: questions with their answers, or conversations (chapter 17).
 
     Args:
-        run: folder of the run to begin from.
+        run: folder of the run to begin from, or the name of a model that comes with the book.
         data: JSON lines, each {"prompt": ..., "completion": ...} or {"messages": [{"role": ..., "content": ...}, ...]}.
         out: folder of the new run; must not hold another one.
         lora: learn low-rank updates only, and add them to the weights at the end.
@@ -284,7 +293,7 @@ def finetune_command(
         overwrite: replace the run in --out, at the end.
     """
     config = FinetuneConfig(
-        run=run, data=data, out=out, lora=lora, rank=rank, alpha=alpha, epochs=epochs, steps=steps, batch_size=batch_size, lr=lr, warmup=warmup,
+        run=_folder(run), data=data, out=out, lora=lora, rank=rank, alpha=alpha, epochs=epochs, steps=steps, batch_size=batch_size, lr=lr, warmup=warmup,
         weight_decay=weight_decay, clip=clip, replay=replay, val_fraction=val_fraction, eval_every=eval_every, skip_bad=skip_bad,
         checkpoint=checkpoint, seed=seed, device=device, precision=precision, threads=threads,
     )  # fmt: skip
@@ -314,7 +323,7 @@ def chat_command(
     """Talk with a fine-tuned GPT: one line is one message; /reset forgets, /quit or the end of the input ends.
 
     Args:
-        run: folder of a run that gptbook finetune made, or smollm2 for a small public model (chapter 19).
+        run: folder of a run that gptbook finetune made, the name of a model that comes with the book, or smollm2 for a small public model (chapter 19).
         system: a message of the system before the conversation, such as a role to play.
         max_new_tokens: tokens of a reply at most.
         temperature: 0 takes the most probable token, 1 is the model's own distribution.
@@ -350,7 +359,7 @@ def _model_by_name(run: str, checkpoint: str) -> tuple[Any, Any]:
     from gptbook.pretrained import load_smollm2
     from gptbook.training import load_run
 
-    return load_smollm2() if run == "smollm2" else load_run(run, checkpoint)
+    return load_smollm2() if run == "smollm2" else load_run(_folder(run), checkpoint)
 
 
 def export_command(
@@ -363,7 +372,7 @@ def export_command(
     """Write a trained GPT with its tokenizer as other programs read it.
 
     Args:
-        run: folder of a run, or smollm2.
+        run: folder of a run, the name of a model that comes with the book, or smollm2.
         to: hf for Hugging Face's transformers, gguf for llama.cpp and its relatives.
         out: folder to write; must not exist, or be empty.
         kind: number format of the matrices, for gguf.

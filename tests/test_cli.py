@@ -95,6 +95,14 @@ def test_sample_several_and_stop(run: Path) -> None:
     assert "e" not in stopped and "\n" not in stopped.rstrip("\n")
 
 
+def test_models_of_the_book_go_by_name(tmp_path: Path) -> None:
+    wrote = gptbook("sample", "reader", "--prompt", "It was", "--max-new-tokens", 5, cwd=tmp_path)
+    assert wrote.returncode == 0 and wrote.stdout.startswith("It was"), wrote.stderr
+    (tmp_path / "reader").mkdir()  # a folder of that name comes first
+    fails("sample", "reader", "--prompt", "It was", saying="reader is not a gptbook run", cwd=tmp_path)
+    fails("sample", "../models/reader", "--prompt", "It was", saying="no such run folder", cwd=tmp_path)
+
+
 def test_sample_constrained(run: Path) -> None:
     choice = gptbook("sample", run, "--prompt", "It", "--choices", " is", " was", "--max-new-tokens", "20")
     assert choice.stdout in ("It is\n", "It was\n"), choice.stderr
