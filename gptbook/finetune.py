@@ -38,8 +38,8 @@ from .optim import AdamW, clip_gradients, warmup_cosine
 from .sample import generate, generate_stream
 from .tokenizer import Tokenizer
 from gptbook.training import (
-    FORMAT, VERSION, Run, _bring_back, _is_run, _OWN_FILES, _replaced, autocast, choose_device, choose_precision, cross_entropy,
-    load_run, mean_loss, plot_loss, read_run, save_checkpoint,
+    FORMAT, VERSION, Run, autocast, check_out, choose_device, choose_precision, cross_entropy,
+    load_run, mean_loss, plot_loss, read_run, replaced_folder, save_checkpoint,
 )  # fmt: skip
 from .workshop.checks import one_of, require
 from .workshop.files import atomic_write, sha256_file, write_json
@@ -441,7 +441,7 @@ def finetune(config: FinetuneConfig, *, overwrite: bool = False, progress: bool 
     ``FileNotFoundError`` that says what is wrong with the settings, the data (line by line), the base run or the folder.
     """
     folder = Path(config.out).resolve()
-    require(folder != Path.cwd() and folder != Path(config.run).resolve(), "--out must name a folder other than the current one and the base run")
+    require(folder != Path(config.run).resolve(), "--out must name a folder other than the base run")
     (device, why), base = choose_device(config.device), read_run(config.run)
     dtype, why_dtype = choose_precision(device, config.precision)
     if config.threads:
@@ -454,7 +454,7 @@ def finetune(config: FinetuneConfig, *, overwrite: bool = False, progress: bool 
         log(f"left out: line {number}: {reason}")
     staging = folder.with_name(f".{folder.name}.new")
     with only_one(folder), ExitStack() as cleanup:
-        _check_out(config.out, folder, overwrite)
+        check_out(config.out, overwrite)
         shutil.rmtree(staging, ignore_errors=True)
         cleanup.callback(shutil.rmtree, staging, ignore_errors=True)
         _write_data(staging, data, tokenizer, config.data)
@@ -531,7 +531,7 @@ def finetune(config: FinetuneConfig, *, overwrite: bool = False, progress: bool 
                 "left_out": [list(line) for line in data.bad], "base_loss": {"before": before, "after": after},
             },
         })  # fmt: skip
-        old = _replaced(folder)
+        old = replaced_folder(folder)
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
@@ -560,19 +560,6 @@ def _merged_copy(model: GPT) -> GPT:
     plain.load_state_dict(state)
     return plain
 
-
-def _check_out(name: str, folder: Path, overwrite: bool) -> None:
-    _bring_back(folder)  # an earlier one was stopped between two renames
-    old, staging = _replaced(folder), folder.with_name(f".{folder.name}.new")
-    for own in (old, staging):
-        require(not own.exists() or not any(p.name not in _OWN_FILES for p in own.iterdir()), f"{own} is in the way; move it away")
-    if folder.exists():
-        require(folder.is_dir(), f"{name} is a file; --out must name a folder")
-        names = sorted(p.name for p in folder.iterdir())
-        require(not names or _is_run(folder), f"{name} holds other files; choose an empty or new folder for --out")
-        foreign = [n for n in names if n not in _OWN_FILES]
-        require(not foreign or not overwrite, f"{name} also holds {', '.join(foreign[:3])}, which --overwrite would remove; move it away")
-        require(not names or overwrite, f"{name} holds another run; add --overwrite to replace it, or choose another --out")
 
 # %% ../nbs/17_finetune.ipynb #50ec1ba6
 class Chat:

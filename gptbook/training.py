@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'VERSION', 'MODELS', 'choose_device', 'choose_precision', 'choose_compile', 'autocast', 'save_checkpoint',
-           'load_checkpoint', 'read_run', 'load_run', 'book_model', 'mean_loss', 'plot_loss', 'make_optimizers', 'rate',
-           'cross_entropy', 'train_step', 'Run', 'read_metrics', 'train']
+           'load_checkpoint', 'read_run', 'load_run', 'book_model', 'mean_loss', 'plot_loss', 'replaced_folder',
+           'check_out', 'make_optimizers', 'rate', 'cross_entropy', 'train_step', 'Run', 'read_metrics', 'train']
 
 # %% ../nbs/13_training.ipynb #2c39216d
 import json
@@ -302,14 +302,14 @@ def _is_run(folder: Path) -> bool:
     return isinstance(info, dict) and info.get("format") == FORMAT
 
 
-def _replaced(folder: Path) -> Path:
+def replaced_folder(folder: Path) -> Path:
     """Where the run that --overwrite replaces waits until the new one has its first checkpoint."""
     return folder.with_name(f".{folder.name}.old")
 
 
 def _bring_back(folder: Path) -> None:
     """If a run was to be replaced and the new one has not come to a checkpoint, put the old one back."""
-    old = _replaced(folder)
+    old = replaced_folder(folder)
     if _is_run(old) and not (folder / "last.json").is_file():
         if _is_run(folder):
             shutil.rmtree(folder)
@@ -317,23 +317,29 @@ def _bring_back(folder: Path) -> None:
             old.rename(folder)
 
 
-def _prepare(config: TrainConfig, overwrite: bool, log: Callable[[str], None]) -> None:
-    folder = Path(config.out).resolve()
+def check_out(out: str, overwrite: bool, instead: str = "--overwrite to replace it") -> Path:
+    """The folder of a new run, absolute. Raises ``ValueError`` if it holds anything that must not be lost.
+
+    With ``overwrite`` a run may be there, but nothing else. ``instead`` says what can be added if one is there without it.
+    """
+    folder = Path(out).resolve()
     require(folder != Path.cwd(), "--out must name a folder other than the current one")
     _bring_back(folder)  # an --overwrite was stopped halfway
-    replaced = _replaced(folder)
-    for own in (replaced, folder.with_name(f".{folder.name}.new")):
+    for own in (replaced_folder(folder), folder.with_name(f".{folder.name}.new")):
         require(not own.exists() or _is_run(own) or not any(p.name not in _OWN_FILES for p in own.iterdir()), f"{own} is in the way; move it away")
     if folder.exists():
-        require(folder.is_dir(), f"{config.out} is a file; --out must name a folder")
-        empty = not any(folder.iterdir())
-        require(empty or _is_run(folder), f"{config.out} holds other files; choose an empty or new folder for --out")
-        foreign = sorted(p.name for p in folder.iterdir() if p.name not in _OWN_FILES)
-        require(not foreign or not overwrite, f"{config.out} also holds {', '.join(foreign[:3])}, which --overwrite would remove; move it away")
-        require(
-            empty or overwrite,
-            f"{config.out} holds another run; add --resume to go on with it, --overwrite to replace it, or choose another --out",
-        )
+        require(folder.is_dir(), f"{out} is a file; --out must name a folder")
+        names = sorted(p.name for p in folder.iterdir())
+        require(not names or _is_run(folder), f"{out} holds other files; choose an empty or new folder for --out")
+        foreign = [name for name in names if name not in _OWN_FILES]
+        require(not foreign or not overwrite, f"{out} also holds {', '.join(foreign[:3])}, which --overwrite would remove; move it away")
+        require(not names or overwrite, f"{out} holds another run; add {instead}, or choose another --out")
+    return folder
+
+
+def _prepare(config: TrainConfig, overwrite: bool, log: Callable[[str], None]) -> None:
+    folder = check_out(config.out, overwrite, "--resume to go on with it, --overwrite to replace it")
+    replaced = replaced_folder(folder)
     corpus = load_corpus(config.corpus, config.encoding)  # everything that can fail for a bad corpus comes before anything is removed
     started = time.perf_counter()
     tokenizer = train_tokenizer(config.tokenizer, [d.text for d in corpus.train], config.vocab_size)
@@ -744,8 +750,8 @@ def _checkpoint(engine: _Engine, state: dict[str, Any], best: bool) -> None:
         write_json(folder / "previous.json", read_json(folder / "last.json"))
     for which in ("best", "last") if best or not (folder / "best.json").is_file() else ("last",):
         write_json(folder / f"{which}.json", pointer)
-    if _is_run(_replaced(folder)):
-        shutil.rmtree(_replaced(folder))  # the new run can stand on its own
+    if _is_run(replaced_folder(folder)):
+        shutil.rmtree(replaced_folder(folder))  # the new run can stand on its own
     keep = {read_json(folder / f"{which}.json")["checkpoint"] for which in ("best", "last", "previous") if (folder / f"{which}.json").is_file()}
     for old in (folder / "checkpoints").iterdir():
         if old.name not in keep and re.fullmatch(r"\.?step-\d{8}(\.tmp|\.old)?", old.name):
