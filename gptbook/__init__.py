@@ -76,6 +76,14 @@ _MODULES = {
         "quantize_int8",
         "save_gguf",
     ),
+    "limits": (
+        "abstain_threshold",
+        "carry_chain_probability",
+        "cost_per_token",
+        "filter_outcome",
+        "longest_carry",
+        "risk_coverage",
+    ),
     "scale": ("Plan", "ScalingLaw", "plan"),
     "evaluate": ("Evaluation", "evaluate_model", "evaluate_run", "ngram_baseline", "token_losses"),
 }
