@@ -6,7 +6,7 @@
 __all__ = ['Example', 'lay_out', 'token_logprobs', 'sequence_logprobs', 'write_answers', 'preference_loss', 'RewardModel',
            'train_reward', 'dpo_loss', 'train_dpo', 'kl_estimate', 'group_advantages', 'grpo_loss', 'train_grpo']
 
-# %% ../nbs/18_preference.ipynb #995f851a
+# %% ../nbs/18_preference.ipynb #d1536e51
 from collections.abc import Callable, Sequence
 
 import torch
@@ -19,7 +19,7 @@ from .optim import AdamW, clip_gradients
 from .sample import generate
 from .workshop.checks import one_of, require
 
-# %% ../nbs/18_preference.ipynb #313d9c2c
+# %% ../nbs/18_preference.ipynb #6eea9c6f
 Example = tuple[Sequence[int], Sequence[bool]]
 """Tokens of a prompt with its answer, and which of them are the answer's."""
 
@@ -47,7 +47,7 @@ def sequence_logprobs(model: GPT, rows: Packed) -> Tensor:
     """ln pi(answer | prompt) in nats, the *sum* over the answer's tokens: (R, T + 1) -> (R,)."""
     return token_logprobs(model, rows).sum(1)
 
-# %% ../nbs/18_preference.ipynb #d33a34ac
+# %% ../nbs/18_preference.ipynb #0b8f3f96
 def write_answers(
     policy: GPT, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_tokens: Sequence[int], *, count: int = 1, seed: int = 0
 ) -> tuple[Packed, list[list[int]]]:
@@ -61,7 +61,7 @@ def write_answers(
     rows = lay_out([(text, [False] * len(start) + [True] * (len(text) - len(start))) for text, start in zip(texts, starts)])
     return rows, [text[len(start) :] for text, start in zip(texts, starts)]
 
-# %% ../nbs/18_preference.ipynb #9add6e9a
+# %% ../nbs/18_preference.ipynb #128d9ab2
 def preference_loss(better: Tensor, worse: Tensor) -> Tensor:
     """Mean of -ln sigma(better - worse) in nats: rewards (B,) of the better and the worse answers -> scalar. Source: Bradley and Terry 1952."""
     return -F.logsigmoid(better - worse).mean()
@@ -108,7 +108,7 @@ def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
     optimizer.step()
     return loss.item()
 
-# %% ../nbs/18_preference.ipynb #df807749
+# %% ../nbs/18_preference.ipynb #8d9cbe60
 def dpo_loss(better: Tensor, worse: Tensor, ref_better: Tensor, ref_worse: Tensor, beta: float) -> Tensor:
     """Mean DPO loss in nats. Log-probabilities (B,) of the better and worse answers under the policy, and under the reference -> scalar.
 
@@ -142,7 +142,7 @@ def train_dpo(
         lines.append({"loss": loss, "better": (new[0] - old[0]).mean().item(), "worse": (new[1] - old[1]).mean().item()})
     return lines
 
-# %% ../nbs/18_preference.ipynb #aed8f974
+# %% ../nbs/18_preference.ipynb #30c2322b
 def kl_estimate(log_pi: Tensor, log_ref: Tensor, kind: str = "k3") -> Tensor:
     """Estimate KL(pi || ref) in nats from ln pi and ln ref of what was drawn from pi; elementwise, any shape.
 
@@ -187,7 +187,7 @@ def grpo_loss(
     total = (value * learned).sum(1)  # (R,)
     return -(total / learned.sum(1) if length_mean else total).mean()
 
-# %% ../nbs/18_preference.ipynb #c58beba0
+# %% ../nbs/18_preference.ipynb #39f339d2
 def train_grpo(
     policy: GPT,
     prompts: Sequence[Sequence[int]],
