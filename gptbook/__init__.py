@@ -69,6 +69,17 @@ _MODULES = {
         "pack",
         "read_examples",
     ),
+    "preference": (
+        "RewardModel",
+        "dpo_loss",
+        "grpo_loss",
+        "group_advantages",
+        "kl_estimate",
+        "preference_loss",
+        "sequence_logprobs",
+        "train_dpo",
+        "train_grpo",
+    ),
     "pretrained": (
         "load_gguf",
         "load_hf_tokenizer",

@@ -16,6 +16,7 @@ from gptbook.workshop.notebooks import Notebook
 SECONDS = {
     "19_pretrained": 240,
     "22_limits": 150,
+    "18_preference": 150,
     "15_evaluate": 55,
     "11_backprop": 50,
     "05_embedding": 40,
