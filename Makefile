@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # nbdev-export and others are found on the PATH
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: gpt test lab execute site preview epub pdf bench clean
+.PHONY: gpt test lab execute site preview epub pdf experiments bench clean
 
 gpt: $(VENV)/.core
 	$(BIN)/python tools/first_gpt.py
@@ -57,6 +57,11 @@ preview: $(VENV)/.site  ## serve the site on this machine, and build again when 
 
 epub pdf: $(VENV)/.site  ## the book in one file, in _site/
 	$(BIN)/python -m tools.site $@
+
+experiments: $(VENV)/.dev  ## train what the chapters read from nbs/results/; goes on where it stopped
+	$(BIN)/python tools/experiments.py
+	$(BIN)/python tools/objectives.py
+	$(BIN)/python tools/preference.py
 
 bench: $(VENV)/.dev  ## compare with named peers in the same run; writes bench-results/
 	$(BIN)/python tools/bench/all.py

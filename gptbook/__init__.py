@@ -87,6 +87,19 @@ _MODULES = {
         "quantize_int8",
         "save_gguf",
     ),
+    "interpret": (
+        "Probe",
+        "Site",
+        "attention_weights",
+        "fit_probe",
+        "head_scores",
+        "intervene",
+        "logit_lens",
+        "patch",
+        "record",
+        "silence_heads",
+    ),
+    "emergence": ("Lesson", "ScalingLaw", "fit_scaling", "story_batches", "story_model", "train_on_stories"),
     "limits": (
         "abstain_threshold",
         "carry_chain_probability",
@@ -95,7 +108,7 @@ _MODULES = {
         "longest_carry",
         "risk_coverage",
     ),
-    "scale": ("Plan", "ScalingLaw", "plan"),
+    "scale": ("Plan", "plan"),
     "evaluate": ("Evaluation", "evaluate_model", "evaluate_run", "ngram_baseline", "token_losses"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -83,7 +83,7 @@ def sample_command(
     """Write text with a trained GPT.
 
     Args:
-        run: folder of a run, or the name of a model that comes with the book: reader.
+        run: folder of a run, or the name of a model that comes with the book: story or reader.
         prompt: the beginning of the text; empty begins a new document.
         max_new_tokens: tokens to write at most.
         temperature: 0 takes the most probable token, 1 is the model's own distribution.
@@ -135,7 +135,7 @@ def eval_command(run: RunFolder, split: Literal["val", "train"] = "val", baselin
     """Measure a trained GPT on a whole split; prints one JSON line.
 
     Args:
-        run: folder of a run, or the name of a model that comes with the book: reader.
+        run: folder of a run, or the name of a model that comes with the book: story or reader.
         split: the held-out text, or the one it was trained on.
         baseline: also fit the best n-gram to the same training text.
         report: also write a page with all measures, plots and samples, as .html or .md; replaces an earlier report only.

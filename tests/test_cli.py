@@ -98,6 +98,8 @@ def test_sample_several_and_stop(run: Path) -> None:
 def test_models_of_the_book_go_by_name(tmp_path: Path) -> None:
     wrote = gptbook("sample", "reader", "--prompt", "It was", "--max-new-tokens", 5, cwd=tmp_path)
     assert wrote.returncode == 0 and wrote.stdout.startswith("It was"), wrote.stderr
+    told = gptbook("sample", "story", "--max-new-tokens", 30, cwd=tmp_path)
+    assert told.returncode == 0 and " in the " in told.stdout, told.stderr
     (tmp_path / "reader").mkdir()  # a folder of that name comes first
     fails("sample", "reader", "--prompt", "It was", saying="reader is not a gptbook run", cwd=tmp_path)
     fails("sample", "../models/reader", "--prompt", "It was", saying="no such run folder", cwd=tmp_path)

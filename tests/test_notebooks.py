@@ -15,6 +15,8 @@ from gptbook.workshop.notebooks import Notebook
 # taken to be long.
 SECONDS = {
     "19_pretrained": 240,
+    "21_emergence": 180,
+    "20_interpret": 120,
     "22_limits": 150,
     "18_preference": 150,
     "15_evaluate": 55,

@@ -1,0 +1,119 @@
+"""Lessons, the training on whole stories, the scaling law, and the recorded experiments."""
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gptbook import microworld
+from gptbook.emergence import (
+    FIRST,
+    SCHOOL,
+    Lesson,
+    ScalingLaw,
+    fit_scaling,
+    story_batches,
+    story_loss,
+    story_model,
+    story_tokenizer,
+    tell_stories,
+    train_on_stories,
+)
+from gptbook.evaluate import StoryJudge
+from gptbook.microworld import SHORT, told_within
+from gptbook.tokenizer import BPETokenizer
+from gptbook.training import book_model
+
+RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "results" / "emergence.jsonl"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> BPETokenizer:
+    return story_tokenizer()
+
+
+def test_bounds_hold_inside_and_only_there() -> None:
+    before = microworld.sample(3), microworld.logprob(microworld.sample(3))
+    with pytest.raises(RuntimeError), told_within(**SHORT):
+        short = [microworld.sample(i) for i in range(200)]
+        assert all(math.isfinite(microworld.logprob(story)) for story in short[:20])
+        total = sum(p for p, _ in microworld.next_sentences(microworld.World()))
+        assert math.isclose(total, 1)
+        raise RuntimeError
+    assert (microworld.sample(3), microworld.logprob(microworld.sample(3))) == before
+    lines = [story.split("\n") for story in short]
+    assert {len(asked) - 1 for asked in lines} == {2, 3}
+    assert max(len(microworld.sentences(asked[0])) for asked in lines) <= 3 + 2 + 1
+    assert not math.isfinite(microworld.logprob(min(short, key=len)))  # too short for the whole language
+    with pytest.raises(ValueError, match="bounds"), told_within(dragons=(1, 2)):
+        pass
+
+
+def test_lessons(tokenizer: BPETokenizer) -> None:
+    def told(*lessons: Lesson, seed: int = 0) -> list[bytes]:
+        rows = [row for batch in story_batches(tokenizer, *lessons, seed=seed) for row in batch]
+        return [row[row >= 0].numpy().tobytes() for row in rows]
+
+    again, fresh = Lesson(6, 4, 8, SHORT), Lesson(3, 4, None, SHORT)
+    stories = told(again, fresh)
+    assert len(stories) == 9 * 4
+    assert set(Counter(stories[:24]).values()) == {3} and len(set(stories[:24])) == 8
+    assert len(set(stories[24:])) == 12 and not set(stories[24:]) & set(stories[:24])
+    assert told(again, fresh) == stories != told(again, fresh, seed=1)
+
+
+def test_training_on_stories(tokenizer: BPETokenizer) -> None:
+    model, looked = story_model(tokenizer.vocab_size, n_layer=1, d_model=16, n_head=1), []
+    assert abs(model.embedding.weight.std().item() - 1) < 0.02
+    assert torch.equal(
+        model.head.weight, story_model(tokenizer.vocab_size, n_layer=1, d_model=16, n_head=1).head.weight
+    )
+    rows = tell_stories(tokenizer, 0, 16, **SHORT)
+    padded = torch.nn.functional.pad(rows, (0, 9), value=-1)
+    torch.testing.assert_close(story_loss(model, rows), story_loss(model, padded))
+    before = story_loss(model, rows).item()
+    lesson = Lesson(30, 8, 16, SHORT)
+    train_on_stories(model, story_batches(tokenizer, lesson), 30, watch=(0, 10, 30), look=looked.append)
+    assert looked == [0, 10, 30] and not model.training
+    assert story_loss(model, rows).item() < before - 0.3
+
+
+def test_scaling_law() -> None:
+    truth = ScalingLaw(E=50.0, A=800.0, B=3000.0, a=0.5, b=0.4)
+    n, d = (grid.ravel() for grid in np.meshgrid(2.0 ** np.arange(12, 19, 2), 2.0 ** np.arange(12, 20, 2)))
+    found = fit_scaling(n, d, truth.loss(n, d), np.arange(0.1, 1.01, 0.1))
+    assert (
+        math.isclose(found.E, 50, rel_tol=1e-6) and math.isclose(found.a, 0.5) and math.isclose(found.b, 0.4)
+    )
+    assert math.isclose(found.A, 800, rel_tol=1e-6) and math.isclose(found.B, 3000, rel_tol=1e-6)
+    params, tokens = truth.optimal(1e12)
+    around = [truth.loss(params * x, 1e12 / 6 / (params * x)) for x in (0.9, 1, 1.1)]
+    assert math.isclose(6 * params * tokens, 1e12) and around[1] == min(around)
+    with pytest.raises(ValueError, match="4 runs"):
+        fit_scaling(n[:4], d[:4], n[:4])
+
+
+def test_the_recorded_experiments_are_whole() -> None:
+    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    kinds = Counter(line["experiment"] for line in lines)
+    assert kinds["ablation"] == 10 and kinds["scaling"] == 24 and kinds["story"] > 10
+    last = max((line for line in lines if line["experiment"] == "story"), key=lambda line: line["step"])
+    assert last["step"] == sum(lesson.steps for lesson in SCHOOL) and last["lessons"][0][3]["people"] == [
+        1,
+        3,
+    ]
+
+
+def test_the_story_model_is_the_one_that_was_measured() -> None:
+    """Loaded from float16, it does on a few stories what the recorded measurement says."""
+    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    last = max((line for line in lines if line["experiment"] == "story"), key=lambda line: line["step"])
+    model, tokenizer = book_model("story")
+    with told_within(**FIRST.bounds):
+        found = StoryJudge(tokenizer, "en", 200, known=frozenset()).read(model)
+    assert abs(found["nats_above_entropy"] - last["nats_above_entropy"]) < 0.1
+    assert abs(found["answered"] - last["answered"]) < 0.02

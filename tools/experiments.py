@@ -1,0 +1,213 @@
+"""The long experiments of chapters 20 and 21: ``make experiments``.
+
+Each adds lines to ``nbs/results/emergence.jsonl``: its settings, what was measured, and with which versions.
+What is there already is not run again, so that an interrupted call goes on where it stopped, model by model.
+The trained story model goes to ``gptbook/models/story``.
+
+    python tools/experiments.py [story] [ablations] [scaling]
+"""
+
+import argparse
+import json
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gptbook import microworld
+from gptbook.config import TrainConfig
+from gptbook.data import Document, encode_documents
+from gptbook.emergence import (
+    FIRST,
+    SCHOOL,
+    Lesson,
+    story_batches,
+    story_model,
+    story_tokenizer,
+    tell_stories,
+    train_on_stories,
+)
+from gptbook.evaluate import StoryJudge
+from gptbook.interpret import Site, intervene
+from gptbook.microworld import told_within
+from gptbook.model import GPT
+from gptbook.tokenizer import Tokenizer
+from gptbook.training import FORMAT, VERSION
+from gptbook.workshop.files import sha256_file, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "nbs" / "results" / "emergence.jsonl"
+PLAIN = Lesson(0, 32)
+VERSIONS = {"torch": torch.__version__, "python": platform.python_version()}
+AHEAD = 4  # how many calls ahead of the training the stories are told, by another process
+
+
+class Teller:
+    """`tell_stories`, done ahead of time by a second process; calls come in the order of their seeds."""
+
+    def __init__(self, pool: ProcessPoolExecutor) -> None:
+        self.pool, self.told = pool, {}
+
+    def __call__(self, tokenizer: Tokenizer, first: int, count: int, **bounds: tuple[int, int]) -> Tensor:
+        for begin in range(first, first + AHEAD * count, count):
+            key = begin, count, str(bounds)
+            if key not in self.told:
+                self.told[key] = self.pool.submit(tell_stories, tokenizer, begin, count, **bounds)
+        ready: Future = self.told.pop((first, count, str(bounds)))
+        return ready.result()
+
+
+def done() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def run(
+    name: str,
+    lessons: tuple[Lesson, ...],
+    *,
+    seed: int = 0,
+    shape: dict[str, Any] | None = None,
+    without: str = "",
+    start: float = 1.0,
+    watch: tuple[int, ...] = (),
+    n: int = 200,
+    keep: Path | None = None,
+    write: bool = True,
+) -> GPT | None:
+    """Train one model and measure it at the steps in ``watch`` and at the end; None if that was done before.
+
+    The model as it was measured last is in ``keep``.
+    """
+    steps = sum(lesson.steps for lesson in lessons)
+    key = {"experiment": name, "lessons": [list(x) for x in lessons], "seed": seed, "shape": shape or {}}
+    key = json.loads(json.dumps(key | {"without": without, "start": start}))
+    if any(all(line[k] == v for k, v in key.items()) and line["step"] == steps for line in done()):
+        return None
+    tokenizer, began, seen = story_tokenizer(), time.time(), [0]
+    model = story_model(tokenizer.vocab_size, seed, **(shape or {}))
+    with torch.no_grad():
+        model.embedding.weight.mul_(start)
+    with told_within(**lessons[-1].bounds):
+        judge = StoryJudge(tokenizer, "en", n, known=frozenset())
+    lines: list[dict[str, Any]] = []
+
+    def look(step: int) -> None:
+        measured = judge(model) if write and step else judge.read(model)
+        counts = {"step": step, "stories": seen[0], "parameters": model.num_params()}
+        lines.append(key | counts | measured | {"seconds": round(time.time() - began), "versions": VERSIONS})
+        shown = ("nats_above_entropy", "grammatical", "true", "answered")
+        print(
+            name,
+            seed,
+            shape or "",
+            without,
+            step,
+            {k: round(v, 3) for k, v in measured.items() if k in shown and v is not None},
+            flush=True,
+        )
+        if keep:
+            model.save_pretrained(keep)
+            (keep / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def batches(teller: Teller) -> Iterator[Tensor]:
+        for batch in story_batches(tokenizer, *lessons, seed=seed, tell=teller):
+            seen[0] += len(batch)
+            yield batch
+
+    parts = (
+        {Site(layer, without): torch.zeros_like for layer in range(1, len(model.blocks) + 1)}
+        if without
+        else {}
+    )
+    with ProcessPoolExecutor(1) as pool, intervene(model, parts) if parts else nullcontext():
+        train_on_stories(model, batches(Teller(pool)), steps, watch={*watch, steps}, look=look, seed=seed)
+        pool.shutdown(cancel_futures=True)
+    RESULTS.parent.mkdir(exist_ok=True)
+    with open(RESULTS, "a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    return model
+
+
+def ablations() -> None:
+    """The first lesson with a part taken away from the start, or with one thing changed in the training."""
+    run("ablation", (FIRST,))
+    for without in ("attention", "ffn"):
+        run("ablation", (FIRST,), without=without)
+    for shape in ({"position": "none"}, {"n_layer": 1}, {"n_head": 1}):
+        run("ablation", (FIRST,), shape=shape)
+    run("ablation", (FIRST,), start=0.02)
+    run("ablation", (FIRST._replace(stories=None),))
+    run("ablation", (FIRST,), seed=1)
+    run("ablation", (FIRST,), seed=2)
+
+
+def scaling() -> None:
+    """Plain stories: models and amounts of text, each over 30 times."""
+    for d_model in (16, 32, 64, 144):
+        for steps in (16, 30, 60, 125, 250, 500):
+            shape = {"n_layer": 2, "d_model": d_model, "n_head": d_model // 16}
+            run("scaling", (PLAIN._replace(steps=steps),), shape=shape, n=400, write=False)
+
+
+def story() -> None:
+    """The model of the book: chapters 20 and 21 look at it, ``gptbook sample story`` lets it write."""
+    watch = (0, 25, 50, 75, 100, 150, 200, 250, 300, 350, 400, 450)
+    watch += (500, 600, 700, 850, 1000, 1200, 1450, 1700, 1950, 2200)
+    folder = ROOT / "runs" / "story"
+    if run("story", SCHOOL, watch=watch, keep=folder) is not None:
+        publish(folder, ROOT / "gptbook" / "models" / "story", sum(lesson.steps for lesson in SCHOOL))
+
+
+def publish(trained: Path, out: Path, step: int) -> None:
+    """Write a trained model as a run folder, in float16, with a little text that it can be measured on."""
+    tokenizer, checkpoint = story_tokenizer(), out / "checkpoints" / f"step-{step:08d}"
+    shutil.rmtree(out, ignore_errors=True)
+    checkpoint.mkdir(parents=True)
+    model = GPT.from_pretrained(trained)
+    weights = {name: tensor.to(torch.float16) for name, tensor in model.state_dict().items()}
+    save_file(weights, checkpoint / "model.safetensors")
+    save_file({}, checkpoint / "optimizer.safetensors")
+    write_json(checkpoint / "config.json", model.config.to_dict())
+    write_json(checkpoint / "state.json", {"step": step, "best_loss": 0.0, "batches": step})
+    tokenizer.save(out / "tokenizer.json")
+    (out / "data").mkdir()
+    sizes = {}
+    for split, count in (("train", 300), ("val", 100)):
+        texts = [microworld.sample(i, "en", split) for i in range(count)]
+        documents = [Document(f"{split} {i}", text) for i, text in enumerate(texts)]
+        encode_documents(documents, tokenizer, out / "data", split)
+        sizes[split] = len("".join(texts).encode())
+    names = {"train": [], "val": []}
+    write_json(out / "data" / "corpus.json", {"name": "microworld-en", "bytes": sizes, "documents": names})
+    shape = {
+        k: getattr(model.config, k) for k in ("n_layer", "n_head", "d_model", "context_length", "vocab_size")
+    }
+    settings = TrainConfig(corpus="microworld-en", out="story", steps=step, batch_size=64, decay=0.3, **shape)
+    info = {"format": FORMAT, "version": VERSION, "train": settings.to_dict(), "versions": VERSIONS}
+    write_json(out / "run.json", info | {"tokenizer": sha256_file(out / "tokenizer.json")})
+    sums = {path.name: sha256_file(path) for path in sorted(checkpoint.iterdir())}
+    for which in ("best", "last"):
+        write_json(out / f"{which}.json", {"checkpoint": checkpoint.name, "step": step, "sha256": sums})
+
+
+EXPERIMENTS = {"story": story, "ablations": ablations, "scaling": scaling}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help=f"which: {', '.join(EXPERIMENTS)}; all if none is named")
+    torch.set_num_threads(1)
+    for name in parser.parse_args().names or EXPERIMENTS:
+        EXPERIMENTS[name]()
+
+
+if __name__ == "__main__":
+    main()
