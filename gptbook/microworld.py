@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['PEOPLE', 'PLACES', 'THINGS', 'FOOD', 'FORMS', 'OTHER_QUESTIONS', 'HELD_OUT', 'WEIGHTS', 'END', 'PEOPLE_IN_STORY',
-           'THINGS_IN_STORY', 'QUESTIONS_IN_STORY', 'EVENTS_IN_STORY', 'ENDS', 'QUESTION_KINDS', 'SPLITS', 'Sentence',
-           'say', 'World', 'together', 'events', 'questions', 'right_answer', 'facts_joined', 'next_sentences', 'forms',
-           'apply', 'sentences', 'tell', 'pick', 'draw', 'sample', 'readings', 'broken', 'Reading', 'read', 'parse',
-           'check', 'answer', 'logprobs', 'logprob', 'step_entropy', 'entropy', 'Grades', 'grade']
+           'THINGS_IN_STORY', 'QUESTIONS_IN_STORY', 'EVENTS_IN_STORY', 'ENDS', 'QUESTION_KINDS', 'SPLITS', 'SHORT',
+           'Sentence', 'say', 'World', 'together', 'events', 'questions', 'right_answer', 'facts_joined',
+           'next_sentences', 'forms', 'apply', 'sentences', 'tell', 'pick', 'draw', 'sample', 'told_within', 'readings',
+           'broken', 'Reading', 'read', 'parse', 'check', 'answer', 'logprobs', 'logprob', 'step_entropy', 'entropy',
+           'Grades', 'grade']
 
 # %% ../nbs/02_microworld.ipynb #96123776
 import math
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -413,6 +415,24 @@ def _in_other_words(story: list[Sentence], language: str) -> str:
             new = other[s.kind].format(s=s.person if language == "en" else PEOPLE.get(s.person, ("", "", ""))[1], t=s.thing if language == "en" else THINGS.get(s.thing, ""))
             text = text.replace(say(s, language), new)
     return text
+
+# %% ../nbs/02_microworld.ipynb #toldwithin2
+SHORT = {"people": (1, 3), "things": (1, 2), "events": (0, 1), "questions": (2, 3)}
+"""Bounds of short stories, for `told_within`."""
+
+
+@contextmanager
+def told_within(**bounds: tuple[int, int]) -> Iterator[None]:
+    """While inside, stories have numbers of ``people``, ``things``, ``events`` and ``questions`` within these bounds; the split "long" keeps its own."""
+    names = {name: f"{name.upper()}_IN_STORY" for name in ("people", "things", "events", "questions")}
+    old = {constant: globals()[constant] for constant in names.values()}
+    for name, value in bounds.items():
+        constant = names[one_of("bounds", name, names)]
+        globals()[constant] = old[constant] | {"train": value, "all": value} if name == "events" else value
+    try:
+        yield
+    finally:
+        globals().update(old)
 
 # %% ../nbs/02_microworld.ipynb #7032d71c
 @lru_cache

@@ -15,6 +15,8 @@ from gptbook.workshop.notebooks import Notebook
 # taken to be long.
 SECONDS = {
     "19_pretrained": 240,
+    "22_limits": 150,
+    "18_preference": 150,
     "15_evaluate": 55,
     "11_backprop": 50,
     "05_embedding": 40,
