@@ -35,6 +35,7 @@ SECONDS = {
     "A_notation": 12,
     "D_article": 8,
     "12_optim": 45,
+    "24_epilogue": 20,
     "B_ledger": 4,
 }
 TIMEOUT = 1800
