@@ -48,7 +48,7 @@ class Lesson(NamedTuple):
     steps: int
     batch_size: int
     stories: int | None = None
-    bounds: dict[str, tuple[int, int]] = {}
+    bounds: dict[str, tuple[int, int]] = {}  # noqa: RUF012
 
 
 FIRST = Lesson(450, 64, 2000, microworld.SHORT)

@@ -128,7 +128,7 @@ def head_scores(model: GPT, period: int = 20, n: int = 32, seed: int = 0) -> tup
 def silence_heads(model: GPT, heads: Sequence[tuple[int, int]], means: Mapping[Site, Tensor] | None = None) -> Iterator[None]:
     """While inside, the outputs of ``heads``, pairs (layer from 1, head from 0), are their ``means`` (d_model,) by site, or zero."""
     d_k = model.config.d_k
-    for layer, head in heads:
+    for _, head in heads:
         require(0 <= head < model.config.n_head, f"head {head}: a block has the heads 0 to {model.config.n_head - 1}")
 
     def silence(layer: int) -> Callable[[Tensor], Tensor]:

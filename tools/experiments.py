@@ -101,6 +101,7 @@ def run(
 
     def look(step: int) -> None:
         measured = judge(model) if write and step else judge.read(model)
+        measured = {k: v for k, v in measured.items() if k not in ("new", "new_error")}  # it knows none
         counts = {"step": step, "stories": seen[0], "parameters": model.num_params()}
         lines.append(key | counts | measured | {"seconds": round(time.time() - began), "versions": VERSIONS})
         shown = ("nats_above_entropy", "grammatical", "true", "answered")
