@@ -2,6 +2,7 @@
 
 import ast
 import re
+import threading
 
 from . import pandoc
 from .outline import Page
@@ -10,6 +11,7 @@ from .stage import BookError
 
 KINDS = {"eq": "Equation", "fig": "Figure", "tbl": "Table", "sec": "Section"}
 LABEL = re.compile(r"\{#(eq-[\w-]+)\}(.*)$", flags=re.S)
+_PARSING = threading.Lock()  # Python 3.11 counts the depth of a tree for all threads together (cpython#106905)
 LISTLIKE = re.compile(r"^([-*+]|\d+[.)])$")
 
 
@@ -175,7 +177,8 @@ class Survey:
                 for line in text.splitlines()
             ]
             try:
-                tree = ast.parse("\n".join(kept))
+                with _PARSING:
+                    tree = ast.parse("\n".join(kept))
             except SyntaxError:
                 continue
             for node in ast.walk(tree):
