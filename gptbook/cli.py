@@ -219,7 +219,7 @@ def plan_command(
         tokens: number of tokens, such as 2T.
         gpus: number of GPUs.
         gpu: kind of GPU: a100, h100 or b200.
-        mfu: share of the peak rate that is reached; published runs: 0.35 to 0.5.
+        mfu: share of the peak rate that is reached; published runs: 0.2 to 0.5.
         context: tokens of a sample.
         batch_tokens: tokens of an optimiser step.
         dollars_per_hour: price of a GPU, if other than the table's.

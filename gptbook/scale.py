@@ -113,7 +113,7 @@ def plan(
         params, tokens: N and D.
         gpus: number of GPUs.
         gpu: a name in `PROCESSORS`.
-        mfu: share of the peak rate that is reached; published runs: 0.35 to 0.5.
+        mfu: share of the peak rate that is reached; published runs: 0.2 to 0.5.
         context: tokens of a sample.
         batch_tokens: tokens of an optimiser step.
         dollars_per_hour: price of a GPU; None: the table's.
