@@ -28,6 +28,7 @@ LEFTOVER = re.compile(r"@(?:eq|fig|tbl|sec)-|\{#|^:::|^#\||\[\^[\w-]+\]|\{\.[a-z
 FOOTNOTES = "<!--footnotes-->"  # where they go: before the references
 MARGIN = {"aside", "column-margin"}  # Quarto's names for what stands beside the text
 WIDE_PICTURE = 500  # pixels; what is wider may be read by scrolling on a phone
+GLUED = 24  # characters of TeX; a longer formula may need its own breaks on a phone
 # What may not be torn off a formula by the end of a line: an opening bracket before, punctuation or "th" after.
 BEFORE, AFTER = re.compile(r"[(\[“‘]+$"), re.compile(r"^(?:[’']s\b|[a-z]{1,3}\b)?[^\w\s]*")
 
@@ -489,7 +490,7 @@ def glued(inlines: list[pandoc.Node]) -> list[pandoc.Node]:
     """Keep a short formula and its punctuation on one line: a browser may break beside a formula as if it were a picture."""
     nodes, result = [dict(n) for n in inlines], []
     for i, node in enumerate(nodes):
-        if node["t"] != "Math" or node["c"][0]["t"] != "InlineMath" or len(node["c"][1]) > 60:
+        if node["t"] != "Math" or node["c"][0]["t"] != "InlineMath" or len(node["c"][1]) > GLUED:
             result.append(node)
             continue
         around = [node]
