@@ -228,6 +228,9 @@ FAULTS = {
     "picture from elsewhere": (markdown("![x](https://a.b/c.png)"), "cell 1: a picture from elsewhere"),
     "missing picture": (markdown("![x](gone.png)"), r"02_two\.ipynb: there is no picture gone\.png"),
     "colons left": (markdown("text\n:::\nmore"), "left over in the text: ':::'"),
+    "footnote without a text": (markdown("A word[^gone]."), r"left over in the text: 'word\[\^gone\]\.'"),
+    "class after a space": (markdown("[A note] {.aside}"), r"left over in the text: '\{\.aside\}'"),
+    "second title": (markdown("# Again"), "cell 1: a second title: 'Again'"),
     "list without a line": (markdown("Items:\n- one\n- two"), "cell 1: a list needs an empty line"),
     "unknown check": (code("#| check: eq-gone numeric\nassert True"), "cell 1: checks eq-gone"),
     "odd check": (code("#| check: one\nassert True"), "cell 1: '#| check: one' is not"),
@@ -344,6 +347,79 @@ def test_outputs_of_all_kinds(tmp_path: Path) -> None:
     assert tree.xpath("//td[text()='5']")
     assert not tree.get_element_by_id("cell-4").find_class("code")
     assert tree.xpath("//noscript//img[@alt='Still.']")
+
+
+# ---- notes, tables, pictures -------------------------------------------------------------------------------
+
+NOTES = """\
+# Two
+
+A word[^far] and another^[At once, with $x$.] in a sentence. [Beside it, as @eq-one says.]{.aside} It goes on.
+
+::: {.column-margin}
+A block in the margin.
+:::
+
+[^far]: Further down, by [@smith2020].
+"""
+
+
+def test_margin_notes_and_footnotes(tmp_path: Path) -> None:
+    tree = page(build_book(tmp_path, {"02_two.ipynb": [markdown(NOTES)]}), "two.html")
+    (inline,) = tree.find_class("aside")
+    assert inline.getparent().tag == "p" and inline.get("role") == "note"
+    assert text(inline) == "Beside it, as Equation 1.1 says."
+    (block,) = tree.find_class("column-margin")
+    assert text(block) == "A block in the margin." and block.getparent().get("class") == "content"
+    (notes,) = tree.find_class("footnotes")
+    said = [text(li).rstrip("↩︎ ") for li in notes.iter("li")]
+    assert said == ["Further down, by (Smith 2020).", "At once, with 1 characters."]
+    assert [a.get("href") for a in tree.find_class("footnote-ref")] == ["#fn1", "#fn2"]
+    ids = [e.get("id") for e in tree.iter() if isinstance(e.tag, str) and e.get("id")]
+    assert ids.index("fn1") < ids.index("references")  # not after the list of sources, nor among the contents
+
+
+def test_notes_go_to_the_foot_of_a_printed_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("typst")
+    monkeypatch.setattr(documents, "fonts", lambda folder: folder)
+    site = build.Site(read_outline(write_book(tmp_path, {"02_two.ipynb": [markdown(NOTES)]})))
+    documents.write("pdf", site)
+    source = (site.cache / "pdf" / "book.typ").read_text(encoding="utf-8")
+    source = re.sub(r"\s+#foot", "#foot", source)
+    assert source.count("#footnote[") == 3 and "sentence.#footnote[Beside it" in source
+    assert re.search(r"#aside\[\s*A block in the margin\.\s*\]", source)
+
+
+def test_a_formula_keeps_its_punctuation(tmp_path: Path) -> None:
+    cell = markdown("# Two\n\nFor $K$, the ($n$th) and $a$ alone, $x$’s and $y$-like.\n\n概率$p$是一个数。")
+    tree = page(build_book(tmp_path, {"02_two.ipynb": [cell]}), "two.html")
+    kept = [text(e).replace("1 characters", "x") for e in tree.find_class("glued")]
+    assert kept == ["x,", "(xth)", "x’s", "x-"]
+
+
+def test_a_table_has_the_widths_of_its_content_and_its_caption_beside_it(tmp_path: Path) -> None:
+    long = "| name | what |\n|--|--------|\n| a | " + "word " * 30 + "|"
+    cells = [
+        markdown("# Two"),
+        code('#| label: tbl-long\n#| tbl-cap: "Long."\nt()', printed("said"), shown(text_markdown=long)),
+        code('#| label: tbl-text\n#| tbl-cap: "As text."\nt()', printed("1 2")),
+    ]
+    tree = page(build_book(tmp_path, {"02_two.ipynb": cells}), "two.html")
+    assert not tree.xpath("//col") and tree.xpath("//div[@class='scroll prose']/table")
+    figure = tree.get_element_by_id("tbl-long")
+    assert figure.getprevious().get("class") == "output" and not figure.find_class("output")
+    assert (
+        text(tree.get_element_by_id("tbl-text")) == "Table 2.2 As text. 1 2"
+    )  # the table is what it printed
+
+
+def test_a_wide_picture_can_be_moved(tmp_path: Path) -> None:
+    root = write_book(tmp_path)
+    (root / "nbs" / "map.svg").write_text(SVG.replace("0 0 1 1", "0 0 900 300"))
+    build.Site(read_outline(root)).build()
+    (box,) = page(root / "_site", "two.html").find_class("picture")
+    assert (box.get("style"), box.get("tabindex")) == ("--natural:900px", "0") and box.xpath(".//img")
+    assert not page(root / "_site", "one.html").find_class("picture")
 
 
 # ---- EPUB and PDF ------------------------------------------------------------------------------------------

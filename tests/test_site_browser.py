@@ -287,6 +287,30 @@ def test_wide_things_scroll_in_their_box_on_a_phone(browser, site: Path) -> None
         assert v.page.evaluate(f"{boxes}.filter(e => e.scrollWidth > e.clientWidth).length") > 10
 
 
+BESIDE = """note => {
+  const [at, text] = [note, document.querySelector(".content > p")].map((e) => e.getBoundingClientRect());
+  return { beyond: at.left - text.right, room: innerWidth - at.right, width: at.width };
+}"""
+
+
+@pytest.mark.parametrize("name", ["probability.html", "feedforward.html"])  # an inline note, and a block
+@pytest.mark.parametrize(("width", "margin"), [(1440, True), (820, False), (390, False)])
+def test_notes_stand_in_the_margin_where_there_is_one(
+    name: str, width: int, margin: bool, browser, site: Path
+) -> None:
+    with visit(browser, (site / name).as_uri(), width=width) as v:
+        place = v.page.locator(".aside, .column-margin").first.evaluate(BESIDE)
+        assert (place["beyond"] > 0) == margin and place["room"] >= 0
+        assert place["width"] < 200 if margin else place["width"] > 300
+
+
+def test_notes_are_printed_in_the_text(browser, site: Path) -> None:
+    with visit(browser, (site / "probability.html").as_uri()) as v:
+        v.page.emulate_media(media="print")
+        note = v.page.locator(".aside").first
+        assert note.is_visible() and note.evaluate("e => getComputedStyle(e).float") == "none"
+
+
 def test_paper_shows_solutions_and_no_sidebars(browser, site: Path) -> None:
     with visit(browser, (site / "attention.html").as_uri()) as v:
         v.page.evaluate("dispatchEvent(new Event('beforeprint'))")

@@ -19,7 +19,7 @@ from . import api, pandoc
 from .assemble import Assembler
 from .cover import cover
 from .outline import Outline, Page, read_outline, read_settings
-from .resolve import Context, Resolver
+from .resolve import FOOTNOTES, Context, Resolver
 from .search import index
 from .stage import BookError, split_title, staged
 from .survey import Survey
@@ -63,12 +63,14 @@ def digest(*parts: object) -> str:
 
 
 @cache
-def tools_hash() -> str:
-    """Of all that builds the site."""
+def tools_hash(assets: bool = True) -> str:
+    """Of all that builds the site; without style, script and template it says whether a page's text is out of date."""
     files = sorted(
         p
         for p in HERE.rglob("*")
-        if p.is_file() and p.suffix in (".py", ".mjs", ".js", ".css", ".html", ".json", ".svg")
+        if p.is_file()
+        and p.suffix in (".py", ".mjs", ".js", ".css", ".html", ".json", ".svg")
+        and (assets or p.parent.name != "assets")
     )
     return digest([(p.name, digest(p.read_bytes())) for p in files])
 
@@ -133,7 +135,7 @@ class Site:
         )  # fmt: skip
         self.drawings.prepare(tuple(pair) for page in pages for pair in page["wanted"])
         shared = digest(
-            tools_hash(), {s: {k: r[k] for k in SHARED} for s, r in self.records.items()},
+            tools_hash(assets=False), {s: {k: r[k] for k in SHARED} for s, r in self.records.items()},
             self.keys, self.glossary, anchors,
         )  # fmt: skip
         todo = [(page, page_data, shared, context) for page, page_data in zip(self.outline.pages, pages)]
@@ -188,7 +190,7 @@ class Site:
     def _read(self, page: Page) -> dict:
         """The page's record and tree, its pictures written to the cache."""
         source = self.nbs / page.source
-        key = digest(tools_hash(), page.source, page.number, page.part, self._included(source))
+        key = digest(tools_hash(assets=False), page.source, page.number, page.part, self._included(source))
         path = self.cache / "pages" / f"{page.stem}.json"
         if path.is_file() and (data := json.loads(path.read_text(encoding="utf-8")))["key"] == key:
             return data
@@ -224,6 +226,7 @@ class Site:
             return done
         resolver = Resolver(page, context, self.drawings)
         resolver.lean = sum(map(self.drawings.size, map(tuple, data["wanted"]))) > LEAN
+        resolver.drawn_width = lambda url: svg_width((self.nbs / page.source).parent / url)
         blocks = resolver.run(data["blocks"])
         contents = [
             h
@@ -249,6 +252,8 @@ class Site:
         split = pandoc.html("<!--contents-->")
         text = pandoc.run(options, pandoc.document([*blocks, split, *titles], meta)).decode()
         body, _, rest = text.partition("<!--contents-->")
+        rest, _, notes = rest.partition('<section id="footnotes"')  # which Pandoc puts last
+        body = body.replace(FOOTNOTES, f'<section id="footnotes"{notes}' if notes else "")
         names = [re.sub(r"</?a\b[^>]*>", "", n) for n in re.findall(r"<p>(.*?)</p>", rest, flags=re.S)]
         toc = [
             {"level": h["level"], "id": h["id"], "number": h["number"], "html": n}
@@ -437,6 +442,14 @@ def wanted(blocks: list[pandoc.Node]) -> set[tuple[str, str]]:
 
     pandoc.walk(blocks, collect)
     return found
+
+
+def svg_width(path: Path) -> int:
+    """How wide a drawing of the book's own is, 0 if that is not known."""
+    if path.suffix != ".svg" or not path.is_file():
+        return 0
+    box = re.search(r'viewBox="[-\d.]+[ ,]+[-\d.]+[ ,]+([\d.]+)', path.read_text(encoding="utf-8"))
+    return round(float(box[1])) if box else 0
 
 
 def notebook_title(path: Path) -> str:

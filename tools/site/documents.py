@@ -11,7 +11,7 @@ from .assemble import png_size
 from .build import Site
 from .cover import art, front
 from .outline import Page
-from .resolve import CHECKED, Context, mermaid_title
+from .resolve import CHECKED, MARGIN, Context, around, mermaid_title
 from .stage import BookError
 from .survey import KINDS
 from .vendor import CACHE, HERE, Drawings, diagram, fetch
@@ -79,6 +79,8 @@ class Printer:
 
     def on_span(self, node: pandoc.Node):
         (identifier, classes, pairs), inlines = node["c"]
+        if MARGIN & {*classes}:  # a page has no margin to spare, but a foot
+            return {"t": "Note", "c": [pandoc.para(self.walk(inlines))]}
         if "equation" not in classes:
             return None
         number = f"({dict(pairs)['number']})"
@@ -207,6 +209,11 @@ class Printer:
                 pandoc.attr("", ["callout"]),
                 [pandoc.para([{"t": "Strong", "c": pandoc.words(title)}]), *inner],
             )
+        if MARGIN & {*classes}:
+            inner = self.walk(blocks)
+            if self.kind == "pdf":
+                return [*self.raw("#aside["), *inner, *self.raw("]")]
+            return pandoc.div(pandoc.attr("", ["aside"]), inner)
         if "still" in classes:
             return self.walk(blocks)
         return None
@@ -233,6 +240,9 @@ class Printer:
         return [*mark, *head, *self.walk(blocks)]
 
     def _float(self, kind: str, identifier: str, number: str, blocks: list[pandoc.Node]) -> list[pandoc.Node]:
+        printed, blocks = around(kind, blocks)
+        if printed:
+            return [*self.walk(printed), *self._float(kind, identifier, number, blocks)]
         body, caption = self.walk(blocks[:-1]), self.walk(blocks[-1]["c"][1])
         words = {"t": "Strong", "c": pandoc.words(f"{KINDS[kind]} {number}.")}
         inlines = caption[0]["c"] if caption and caption[0]["t"] in ("Para", "Plain") else []

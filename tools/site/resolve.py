@@ -24,7 +24,13 @@ CHECKED = {
 }
 KIND = {"Equation": "eq", "Figure": "fig", "Table": "tbl", "Section": "sec"}
 # What a reader must never see: syntax that somebody should have resolved.
-LEFTOVER = re.compile(r"@(?:eq|fig|tbl|sec)-|\{#|^:::|^#\|")
+LEFTOVER = re.compile(r"@(?:eq|fig|tbl|sec)-|\{#|^:::|^#\||\[\^[\w-]+\]|\{\.[a-z-]+\}")
+FOOTNOTES = "<!--footnotes-->"  # where they go: before the references
+MARGIN = {"aside", "column-margin"}  # Quarto's names for what stands beside the text
+WIDE_PICTURE = 500  # pixels; what is wider may be read by scrolling on a phone
+GLUED = 24  # characters of TeX; a longer formula may need its own breaks on a phone
+# What may not be torn off a formula by the end of a line: an opening bracket before, punctuation or "th" after.
+BEFORE, AFTER = re.compile(r"[(\[“‘]+$"), re.compile(r"^(?:[’']s\b|[a-z]{1,3}\b)?[^\w\s]*")
 
 
 @dataclass
@@ -77,6 +83,7 @@ class Resolver:
         self.lean = (
             False  # formulas as MathML alone, a seventh of KaTeX's HTML, for a page that has very many
         )
+        self.drawn_width = lambda url: 0  # of a picture without a width of its own, in pixels
         self.no_terms = page.workshop or page.number == "A" or page.source.startswith(("B_", "C_"))
         mine = [*self.record["imports"], *self.record["defines"]]
         if page.source.startswith(("A_", "B_", "C_", "D_")):  # these speak of all chapters
@@ -89,7 +96,7 @@ class Resolver:
 
     def run(self, blocks: list[pandoc.Node]) -> list[pandoc.Node]:
         """The resolved tree."""
-        resolved = self.walk(blocks)
+        resolved = [*self.walk(blocks), pandoc.html(FOOTNOTES)]
         if self.cited:
             resolved.append(
                 {
@@ -135,6 +142,8 @@ class Resolver:
 
     def on_span(self, node: pandoc.Node):
         (identifier, classes, pairs), inlines = node["c"]
+        if MARGIN & {*classes}:
+            return pandoc.span(pandoc.attr(identifier, ["aside"], role="note"), self.walk(inlines))
         if "equation" not in classes:
             return None
         number = dict(pairs)["number"]
@@ -259,8 +268,20 @@ class Resolver:
             self.no_terms = kept
 
     def on_para(self, node: pandoc.Node) -> pandoc.Node:
+        if len(node["c"]) == 1 and node["c"][0]["t"] == "Image":
+            return self._picture(node)
         inlines = node["c"] if self.no_terms else self._terms(node["c"])
-        return {"t": node["t"], "c": self.walk(inlines)}
+        return {"t": node["t"], "c": self.walk(glued(inlines))}
+
+    def _picture(self, node: pandoc.Node) -> pandoc.Node:
+        """A picture on its own; one that is wide has a box of its own, in which a phone can move it."""
+        (_, _, pairs), _, (url, _) = node["c"][0]["c"]
+        width = int(dict(pairs).get("width", 0)) or self.drawn_width(url)
+        block = {"t": node["t"], "c": self.walk(node["c"])}
+        if width <= WIDE_PICTURE:
+            return block
+        pairs = {"tabindex": "0", "role": "group", "aria_label": "Picture", "style": f"--natural:{width}px"}
+        return pandoc.div(pandoc.attr("", ["picture"], **pairs), [block])
 
     on_plain = on_para
 
@@ -370,10 +391,13 @@ class Resolver:
         return re.sub(r'<span class="(n|nf|nc|nb|nn)">(\w+)</span>', linked, code)
 
     def on_table(self, node: pandoc.Node) -> list[pandoc.Node]:
-        table = {"t": "Table", "c": self.walk_without_terms(node["c"])}
-        return [
-            pandoc.div(pandoc.attr("", ["scroll"], tabindex="0", role="group", aria_label="Table"), [table])
-        ]
+        identifier, caption, columns, *rows = node["c"]
+        # Pandoc takes widths from the dashes under the head, where a line is long; a browser does better
+        prose = any(width["t"] == "ColWidth" for _, width in columns)
+        columns = [[align, {"t": "ColWidthDefault"}] for align, _ in columns]
+        table = {"t": "Table", "c": self.walk_without_terms([identifier, caption, columns, *rows])}
+        classes = ["scroll", "prose"] if prose else ["scroll"]
+        return [pandoc.div(pandoc.attr("", classes, tabindex="0", role="group", aria_label="Table"), [table])]
 
     def on_div(self, node: pandoc.Node):
         (identifier, classes, pairs), blocks = node["c"]
@@ -385,6 +409,10 @@ class Resolver:
                 return self._float(kind, identifier, options["number"], blocks)
         if callout := next((c for c in classes if c.startswith("callout-")), None):
             return self._callout(callout, identifier, options, blocks)
+        if MARGIN & {*classes}:
+            name = f' id="{identifier}"' if identifier else ""
+            inner = self.walk(blocks)
+            return [pandoc.html(f'<div class="column-margin" role="note"{name}>'), *inner, pandoc.html("</div>")]
         if "still" in classes:
             return [pandoc.html("<noscript>"), *self.walk(blocks), pandoc.html("</noscript>")]
         return None
@@ -417,6 +445,9 @@ class Resolver:
         return f'<a class="ref" data-ref="{label}" href="{self.href(entry["url"] + "#" + label)}">({entry["number"]}) {name}</a>'
 
     def _float(self, kind: str, identifier: str, number: str, blocks: list[pandoc.Node]) -> list[pandoc.Node]:
+        printed, blocks = around(kind, blocks)
+        if printed:
+            return [*self.walk(printed), *self._float(kind, identifier, number, blocks)]
         body, caption = self.walk_without_terms(blocks[:-1]), self.walk_without_terms(blocks[-1]["c"][1])
         words = [pandoc.html(f'<a class="number" href="#{identifier}">{KINDS[kind]} {number}</a> ', True)]
         if caption and caption[0]["t"] in ("Para", "Plain"):
@@ -447,9 +478,37 @@ class Resolver:
         return [pandoc.html(start), *inner, pandoc.html("</aside>")]
 
 
+def around(kind: str, blocks: list[pandoc.Node]) -> tuple[list[pandoc.Node], list[pandoc.Node]]:
+    """What the cell of a table printed, which must not part the table from its caption, and the rest."""
+    printed = [b for b in blocks if b["t"] == "CodeBlock"] if kind == "tbl" else []
+    if len(printed) == len(blocks) - 1:  # the table itself is text
+        return [], blocks
+    return printed, [b for b in blocks if b["t"] != "CodeBlock"] if printed else blocks
+
+
+def glued(inlines: list[pandoc.Node]) -> list[pandoc.Node]:
+    """Keep a short formula and its punctuation on one line: a browser may break beside a formula as if it were a picture."""
+    nodes, result = [dict(n) for n in inlines], []
+    for i, node in enumerate(nodes):
+        if node["t"] != "Math" or node["c"][0]["t"] != "InlineMath" or len(node["c"][1]) > GLUED:
+            result.append(node)
+            continue
+        around = [node]
+        before = result[-1] if result and result[-1]["t"] == "Str" else None
+        if before and (match := BEFORE.search(before["c"])):
+            around.insert(0, pandoc.string(match[0]))
+            before["c"] = before["c"][: match.start()]
+        after = nodes[i + 1] if i + 1 < len(nodes) and nodes[i + 1]["t"] == "Str" else None
+        if after and (match := AFTER.match(after["c"])) and match[0]:
+            around.append(pandoc.string(match[0]))
+            after["c"] = after["c"][match.end() :]
+        result.append(pandoc.span(pandoc.attr("", ["glued"]), around) if len(around) > 1 else node)
+    return [n for n in result if n["t"] != "Str" or n["c"]]
+
+
 def mermaid_title(text: str) -> str:
     """What a diagram says to those who cannot see it: its ``accTitle``, or its labels in their order."""
     if match := re.search(r"accTitle:?\s*(.+)", text):
         return match[1].strip()
-    labels = re.findall(r'[\[({]+"?([^\])}"]+)"?[\])}]+', text)
+    labels = re.findall(r'[\[({]+"?([^\])}"]+)"?[\])}]+', re.sub(r"<br ?/?>", " ", text))
     return "Diagram: " + " → ".join(labels)

@@ -45,7 +45,7 @@ class Survey:
         self.record["words"] = len(re.findall(r"[A-Za-z0-9'’-]+", prose)) + len(
             re.findall(r"[\u4e00-\u9fff]", prose)
         )
-        if runs := re.search(r"Runs\s+in\s+about\s+(.+?)(?: on |[.,;])", prose):
+        if runs := re.search(r"Runs\s+in\s+((?:about|under|a few)\s.+?)(?:\s+on\s|[.,;])", prose):
             self.record["runs"] = " ".join(runs[1].split())
         return blocks
 
@@ -80,6 +80,8 @@ class Survey:
     def on_header(self, node: pandoc.Node) -> pandoc.Node:
         level, (identifier, classes, pairs), inlines = node["c"]
         number = ""
+        if level == 1:
+            self.fail(f"a second title: {pandoc.plain(inlines)!r}")
         if "unnumbered" not in classes and self.page.number and level > 1:
             self.heading[level] += 1
             self.heading[level + 1 :] = [0] * (6 - level)

@@ -85,7 +85,7 @@
   const copied = (element) => {
     const clone = element.cloneNode(true);
     for (const e of [clone, ...all("[id]", clone)]) e.removeAttribute("id");
-    for (const e of all(".side, .copy, .anchor", clone)) e.remove();
+    for (const e of all(".side, .copy, .anchor, .footnote-back", clone)) e.remove();
     return clone;
   };
   const content = (link) => {
