@@ -87,6 +87,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'gptbook.config.TrainConfig.model_config': ( 'workshop/config.html#trainconfig.model_config',
                                                                              'gptbook/config.py'),
                                 'gptbook.config.TrainConfig.to_dict': ('workshop/config.html#trainconfig.to_dict', 'gptbook/config.py'),
+                                'gptbook.config._within': ('workshop/config.html#_within', 'gptbook/config.py'),
                                 'gptbook.config.default_d_ff': ('workshop/config.html#default_d_ff', 'gptbook/config.py')},
             'gptbook.data': { 'gptbook.data.Batches': ('data.html#batches', 'gptbook/data.py'),
                               'gptbook.data.Batches.__init__': ('data.html#batches.__init__', 'gptbook/data.py'),

@@ -106,7 +106,7 @@ def sample_command(
         from gptbook.training import load_run
         from gptbook.workshop.checks import require
 
-        require(num_samples >= 1, f"num_samples = {num_samples} must be at least 1")
+        require(1 <= num_samples <= 10**6, f"num_samples = {num_samples} must be from 1 to 1,000,000")
         require(not choices or pattern is None, "choices and pattern cannot be used together")
         model, tokenizer = load_run(_folder(run), checkpoint)
         length, context = len(tokenizer.encode(prompt)), model.config.context_length
@@ -176,6 +176,7 @@ def tokenizer_command(
         from gptbook.tokenizer import train_tokenizer
         from gptbook.workshop.checks import require
 
+        require(bool(Path(out).name), "--out must name a file")
         require(not os.path.lexists(out), f"{out} exists; choose another --out")  # a link that leads nowhere, too
         require(Path(out).resolve().parent.is_dir(), f"the folder of {out} does not exist")
         documents = load_corpus(corpus, encoding)
@@ -471,7 +472,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not lost or os.environ.get("GPTBOOK_DEBUG"):
             raise
         return _fail("another process of this run has ended; repeat the command with --resume to go on from the last checkpoint", 1)
-    except (ValueError, OverflowError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+    except (ValueError, OverflowError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         if os.environ.get("GPTBOOK_DEBUG"):
             raise
         return _fail(error)

@@ -6,6 +6,7 @@
 __all__ = ['POSITIONS', 'FFNS', 'GPT2_SIZES', 'PRESETS', 'default_d_ff', 'GPTConfig', 'TrainConfig', 'FinetuneConfig']
 
 # %% ../nbs/workshop/config.ipynb #d8eefb6c
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -161,6 +162,13 @@ PRESETS: dict[str, dict[str, Any]] = {
              "bias": True, "tie_embeddings": True},
 }  # fmt: skip
 
+# %% ../nbs/workshop/config.ipynb #5c0e71d4
+def _within(config: Any, names: str, bounds: str, fits: Callable[[Any], bool]) -> None:
+    for name in names.split():
+        value = getattr(config, name)
+        fits_here = fits(value) if value is not None else getattr(type(config), name) is None  # None only where it is the default
+        require(fits_here, f"{name} = {value} must be {bounds}")
+
 # %% ../nbs/workshop/config.ipynb #7dbb932b
 @dataclass(frozen=True)
 class TrainConfig:
@@ -245,25 +253,16 @@ class TrainConfig:
             value = getattr(self, name)
             fits = isinstance(value, (*kinds, int) if float in kinds else kinds) and (bool in kinds or not isinstance(value, bool))
             require(fits, f"{name} = {value!r} must be {' or '.join(k.__name__ for k in kinds).replace('NoneType', 'None')}")
-        for name in ("steps", "vocab_size", "context_length", "batch_size", "accumulate", "eval_every", "eval_batches"):
-            require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)} must be at least 1")
-        for name in ("warmup", "threads", "weight_decay", "seed"):
-            require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must be at least 0")
-        for name in ("lr", "minutes", "depth", "n_layer", "n_head", "d_model"):
-            require(getattr(self, name) is None or getattr(self, name) > 0, f"{name} = {getattr(self, name)} must be above 0")
-        for name in ("muon_lr", "clip"):
-            require(getattr(self, name) > 0, f"{name} = {getattr(self, name)} must be above 0")
-        for name in ("beta1", "beta2", "dropout"):
-            require(0 <= getattr(self, name) < 1, f"{name} = {getattr(self, name)} must be in [0, 1)")
-        for name in ("min_lr_ratio", "decay"):
-            require(0 <= getattr(self, name) <= 1, f"{name} = {getattr(self, name)} must be in [0, 1]")
-        for name in ("lr", "muon_lr", "clip", "weight_decay", "minutes"):
-            require((getattr(self, name) or 0) < 1e6, f"{name} = {getattr(self, name)} must be below 1e6")
-        require(self.depth is None or self.depth <= 1000, f"depth = {self.depth} must be at most 1000")
-        for name, most in (("seed", 2**63 - 1), ("threads", 1024)):
-            require(getattr(self, name) <= most, f"{name} = {getattr(self, name)} must be at most {most}")
-        for name in ("steps", "context_length", "batch_size", "accumulate", "eval_every", "eval_batches"):
-            require(getattr(self, name) <= 10**9, f"{name} = {getattr(self, name)} must be at most 1,000,000,000")
+        _within(self, "steps vocab_size context_length batch_size accumulate eval_every eval_batches", "at least 1", lambda v: v >= 1)
+        _within(self, "warmup threads weight_decay seed", "at least 0", lambda v: v >= 0)
+        _within(self, "lr minutes depth n_layer n_head d_model muon_lr clip", "above 0", lambda v: v > 0)
+        _within(self, "beta1 beta2 dropout", "in [0, 1)", lambda v: 0 <= v < 1)
+        _within(self, "min_lr_ratio decay", "in [0, 1]", lambda v: 0 <= v <= 1)
+        _within(self, "lr muon_lr clip weight_decay minutes", "below 1e6", lambda v: v < 1e6)
+        _within(self, "depth", "at most 1000", lambda v: v <= 1000)
+        _within(self, "seed", f"at most {2**63 - 1}", lambda v: v < 2**63)
+        _within(self, "threads", "at most 1024", lambda v: v <= 1024)
+        _within(self, "steps context_length batch_size accumulate eval_every eval_batches", "at most 1,000,000,000", lambda v: v <= 10**9)
         one_of("preset", self.preset, PRESETS)
         one_of("tokenizer", self.tokenizer, ("bpe", "char", "word"))
         one_of("optimizer", self.optimizer, ("adamw", "muon"))
@@ -342,18 +341,15 @@ class FinetuneConfig:
     """CPU threads, 0: PyTorch's choice"""
 
     def __post_init__(self) -> None:
-        for name in ("rank", "epochs", "batch_size", "eval_every"):
-            require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)} must be at least 1")
-        require(self.steps is None or self.steps >= 1, f"steps = {self.steps} must be at least 1")
-        for name in ("warmup", "weight_decay", "seed", "threads"):
-            require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must be at least 0")
-        for name in ("alpha", "clip"):
-            require(0 < getattr(self, name) < 1e6, f"{name} = {getattr(self, name)} must be above 0 and below 1e6")
-        require(self.lr is None or 0 < self.lr < 1e6, f"lr = {self.lr} must be above 0 and below 1e6")
-        require(0 <= self.replay < 1, f"replay = {self.replay} must be in [0, 1)")
-        require(0 <= self.val_fraction <= 0.5, f"val_fraction = {self.val_fraction} must be in [0, 0.5]")
-        for name, most in (("seed", 2**63 - 1), ("threads", 1024), ("batch_size", 10**6), ("steps", 10**9), ("epochs", 10**6), ("rank", 10**6)):
-            require((getattr(self, name) or 0) <= most, f"{name} = {getattr(self, name)} must be at most {most}")
+        _within(self, "rank epochs batch_size eval_every steps", "at least 1", lambda v: v >= 1)
+        _within(self, "warmup weight_decay seed threads", "at least 0", lambda v: v >= 0)
+        _within(self, "alpha clip lr", "above 0 and below 1e6", lambda v: 0 < v < 1e6)
+        _within(self, "replay", "in [0, 1)", lambda v: 0 <= v < 1)
+        _within(self, "val_fraction", "in [0, 0.5]", lambda v: 0 <= v <= 0.5)
+        _within(self, "seed", f"at most {2**63 - 1}", lambda v: v < 2**63)
+        _within(self, "threads", "at most 1024", lambda v: v <= 1024)
+        _within(self, "batch_size epochs rank", "at most 1000000", lambda v: v <= 10**6)
+        _within(self, "steps", "at most 1000000000", lambda v: v <= 10**9)
         one_of("checkpoint", self.checkpoint, ("best", "last", "previous"))
         one_of("device", self.device, ("auto", "cpu", "cuda", "mps"))
         one_of("precision", self.precision, ("auto", "fp32", "bf16"))

@@ -8,6 +8,7 @@ __all__ = ['Processor', 'apply_temperature', 'keep_top_k', 'keep_top_p', 'keep_m
            'stream_text', 'Constraint', 'Choices', 'Pattern', 'beam_search', 'residual', 'speculative']
 
 # %% ../nbs/14_sample.ipynb #06898315
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from codecs import getincrementaldecoder
 from dataclasses import dataclass
@@ -133,6 +134,8 @@ def _filters(temperature: float, top_k: int | None, top_p: float, min_p: float) 
 
 def _penalties(repetition: float, presence: float, frequency: float, bias: Mapping[int, float] | None, vocab_size: int) -> list[Processor]:
     require(repetition > 0, f"repetition_penalty = {repetition} must be above 0 (1 changes nothing)")
+    for name, value in (("presence_penalty", presence), ("frequency_penalty", frequency)):
+        require(math.isfinite(value), f"{name} = {value} must be a finite number (0 changes nothing)")
     found: list[Processor] = []
     if bias:
         require(all(0 <= token < vocab_size for token in bias), f"logit_bias names a token outside 0 ... {vocab_size - 1}")
@@ -269,6 +272,7 @@ def generate_stream(
     require(len(texts) > 0 and all(texts), "each prompt needs at least one token")
     if isinstance(model.positions, LearnedPositions):
         model.positions.check(max(map(len, texts)))
+    require(abs(seed) < 2**62, f"seed = {seed} must be below 2^62")
     generators = None if temperature == 0 else [torch.Generator().manual_seed(seed + i) for i in range(len(texts))]
     return _steps(model, texts, max_new_tokens, changes, generators, frozenset(stop_tokens), stop)
 
@@ -454,27 +458,30 @@ class Choices(Constraint):
     def __init__(self, tokenizer: Tokenizer, texts: Sequence[str]):
         require(not isinstance(texts, str) and len(texts) > 0, "texts must be a list of at least one text")
         self.texts = [text.encode() for text in texts]
-        self._ends = {b"": True}  # whether tokens can spell these bytes
+        self._ends: dict[bytes, list[bool]] = {}  # for each text and each place in it: whether tokens can spell the rest
         super().__init__(tokenizer)
 
-    def _steps(self, rest: bytes) -> Iterator[tuple[int, bytes]]:
+    def _steps(self, text: bytes, start: int) -> Iterator[tuple[int, int]]:
+        """The tokens that stand in the text at ``start``, each with the place where it ends."""
         node = self.trie
-        for n, byte in enumerate(rest, 1):
-            node = node.get(byte)
+        for place in range(start, len(text)):
+            node = node.get(text[place])
             if node is None:
                 return
-            yield from ((id, rest[n:]) for id in node.get(None, ()))
+            yield from ((id, place + 1) for id in node.get(None, ()))
 
-    def _possible(self, rest: bytes) -> bool:
-        if rest not in self._ends:
-            self._ends[rest] = any(self._possible(after) for _, after in self._steps(rest))
-        return self._ends[rest]
+    def _possible(self, text: bytes) -> list[bool]:
+        if text not in self._ends:
+            self._ends[text] = ends = [False] * len(text) + [True]
+            for start in reversed(range(len(text))):
+                ends[start] = any(ends[after] for _, after in self._steps(text, start))
+        return self._ends[text]
 
     def allowed(self, done: bytes) -> list[int]:
         """The tokens from which one of the texts can still be spelled."""
-        rests = {text[len(done) :] for text in self.texts if text.startswith(done)}
-        ids = {id for rest in rests for id, after in self._steps(rest) if self._possible(after)}
-        return sorted(ids | ({self.tokenizer.end_of_text} if b"" in rests else set()))
+        texts = {text for text in self.texts if text.startswith(done)}
+        ids = {id for text in texts for id, after in self._steps(text, len(done)) if self._possible(text)[after]}
+        return sorted(ids | ({self.tokenizer.end_of_text} if done in texts else set()))
 
 # %% ../nbs/14_sample.ipynb #39416dc3
 def _characters(head: bytes) -> range:

@@ -519,8 +519,9 @@ class _Engine:
         self.model = GPT(config.model_config(self.tokenizer.vocab_size)).to(self.device)
         self.forward: nn.Module = self.model
         if self.compiled:
+            torch.compiler.reset()  # what earlier runs of this process left would change the kernels, and too much of it ends in none
             for block in self.model.blocks:
-                block.compile()
+                block.compile(dynamic=False)
         if self.world.size > 1 and config.parallel == "fsdp":
             mesh = self.world.mesh(self.device)
             for part in (*self.model.blocks, self.model):

@@ -108,6 +108,8 @@ def test_models_of_the_book_go_by_name(tmp_path: Path) -> None:
 def test_sample_constrained(run: Path) -> None:
     choice = gptbook("sample", run, "--prompt", "It", "--choices", " is", " was", "--max-new-tokens", "20")
     assert choice.stdout in ("It is\n", "It was\n"), choice.stderr
+    long = gptbook("sample", run, "--choices", "ab " * 2000, "--max-new-tokens", "6")
+    assert long.returncode == 0 and ("ab " * 6).startswith(long.stdout.strip()), long.stderr
     numbers = gptbook("sample", run, "--prompt", "x=", "--pattern", r"\d{2}", "--num-samples", "2").stdout
     first, _, _, _, second = numbers.rstrip("\n").split("\n")
     assert all(line.startswith("x=") and line[2:].isdigit() and len(line) == 4 for line in (first, second))
@@ -257,6 +259,10 @@ def test_bad_options(options: str, saying: str, tmp_path: Path) -> None:
         ("--repetition-penalty", "0", "repetition_penalty"),
         ("--pattern", "(", "cannot be used"),
         ("--stop", "", "stop"),
+        ("--num-samples", "1" + "0" * 30, "num_samples"),
+        ("--seed", "1" + "0" * 30, "seed"),
+        ("--presence-penalty", "nan", "presence_penalty"),
+        ("--frequency-penalty", "inf", "frequency_penalty"),
     ],
 )
 def test_bad_sampling(run: Path, option: str, value: str, saying: str) -> None:
@@ -334,6 +340,10 @@ def test_debug_shows_the_traceback(run: Path, monkeypatch: Callable) -> None:
         ("tokenizer --corpus text --out loop", "exists"),
         ("tokenizer --corpus text --out nowhere", "exists"),
         ("train --corpus wide --out new", "--encoding utf-32"),
+        ("train --corpus text --out text/new", "is a file"),
+        ("train --corpus text --out text/new/er", "is a file"),
+        ("train --corpus text --out /", "cannot be the folder of a run"),
+        ("tokenizer --corpus text --out .", "must name a file"),
     ],
 )
 def test_names_that_lead_nowhere(command: str, saying: str, tmp_path: Path) -> None:

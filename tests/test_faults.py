@@ -13,13 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
 
 from gptbook import training
 from gptbook.cli import main
 from gptbook.config import GPTConfig, TrainConfig
 from gptbook.model import GPT
-from gptbook.training import load_checkpoint, load_run, train
+from gptbook.training import choose_compile, load_checkpoint, load_run, train
 from gptbook.workshop.processes import only_one
 
 TEXT = "".join(
@@ -121,6 +122,38 @@ def test_interrupted_saves_and_resumes(number: int, corpus: Path, tmp_path: Path
     with pytest.raises(RuntimeError, match="enough"):
         config = TrainConfig(corpus=str(corpus), out=str(tmp_path / "run"))
         train(config, resume=True, on_step=stop_soon, **QUIET)
+
+
+def test_compiled_run_resumes(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --compile on, too, every bit is as if undisturbed, whatever the process had translated before."""
+    try:
+        choose_compile(torch.device("cpu"), "on")
+    except ValueError as error:
+        pytest.skip(str(error))
+    compiled = {"compile": "on", "dropout": 0.1, "steps": 8}
+
+    def start(name: str, stop: int | None = None, **changes: object) -> None:
+        def stop_at(line: dict) -> None:
+            if line["step"] == stop:
+                raise RuntimeError("enough")
+
+        config = TrainConfig(corpus=str(corpus), out=str(tmp_path / name), **SMALL | compiled | changes)
+        train(config, on_step=stop_at, **QUIET)
+
+    dynamo = pytest.importorskip("torch._dynamo")
+    monkeypatch.setattr(dynamo.config, "recompile_limit", 2)  # as after a few runs in a notebook
+    start("other", steps=1, batch_size=3, context_length=24)
+    with pytest.raises(RuntimeError, match="enough"):
+        start("interrupted", stop=6)
+    for name, more in (("interrupted", ["--resume"]), ("undisturbed", [])):
+        command = [sys.executable, "-m", "gptbook", *options(corpus, tmp_path / name, **compiled), *more]
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+        assert done.returncode == 0, done.stderr
+    assert final(tmp_path / "interrupted") == final(tmp_path / "undisturbed")
+    start("plain", compile="off")
+    assert final(tmp_path / "plain") != final(tmp_path / "undisturbed"), "nothing was translated"
 
 
 def test_two_processes_in_one_folder(run: Path, corpus: Path, capsys: pytest.CaptureFixture) -> None:

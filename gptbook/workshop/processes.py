@@ -20,6 +20,8 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from .checks import require
+
 # %% ../../nbs/workshop/processes.ipynb #b5107329
 class Elsewhere(RuntimeError):
     """What went wrong in the main process, as the others hear of it; the main process reports it."""
@@ -116,11 +118,16 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
 @contextmanager
 def only_one(folder: Path) -> Iterator[None]:
     """Hold the lock of a run folder (a file beside it); ``ValueError`` if another process has it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    require(bool(folder.name), f"{folder} cannot be the folder of a run; choose another --out")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"{folder} lies in something that is a file; choose another --out") from None
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        require(os.path.exists(lock.lock_file), f"nothing can be written in {folder.parent}; choose another --out")
         raise ValueError(f"another process is working in {folder}; wait for it or choose another --out") from None
     try:
         yield
