@@ -340,7 +340,9 @@ def chat_command(
     def work() -> None:
         from gptbook.finetune import Chat, ChatTemplate, chat_loop
         from gptbook.pretrained import quantize_int8
+        from gptbook.workshop.checks import require
 
+        require(sys.stdin is not None, "chat reads what you say from standard input, which is closed")
         model, tokenizer = _model_by_name(run, checkpoint)
         template = getattr(tokenizer, "encode_chat", None) or ChatTemplate(tokenizer)
         chat = Chat(
@@ -461,6 +463,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error)
     try:
         work()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # who reads has seen enough, as in: gptbook corpora | head -1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+        return 0
     except KeyboardInterrupt:
         return _fail("interrupted (for a training run: repeat the command with --resume to go on)", 130)
     except RuntimeError as error:

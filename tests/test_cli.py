@@ -354,3 +354,16 @@ def test_names_that_lead_nowhere(command: str, saying: str, tmp_path: Path) -> N
     (tmp_path / "nowhere").symlink_to("missing")
     fails(*command.split(), saying=saying, cwd=tmp_path)
     assert not (tmp_path / "missing").exists() and not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+def test_closed_pipes_end_in_peace_or_in_one_line() -> None:
+    command = f"'{sys.executable}' -m gptbook"
+
+    def shell(line: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True)
+
+    done = shell(f"{command} plan --params 1B --tokens 20B --gpus 8 | true")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = shell(f"{command} chat story <&-")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "standard input" in done.stderr

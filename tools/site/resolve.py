@@ -412,7 +412,11 @@ class Resolver:
         if MARGIN & {*classes}:
             name = f' id="{identifier}"' if identifier else ""
             inner = self.walk(blocks)
-            return [pandoc.html(f'<div class="column-margin" role="note"{name}>'), *inner, pandoc.html("</div>")]
+            return [
+                pandoc.html(f'<div class="column-margin" role="note"{name}>'),
+                *inner,
+                pandoc.html("</div>"),
+            ]
         if "still" in classes:
             return [pandoc.html("<noscript>"), *self.walk(blocks), pandoc.html("</noscript>")]
         return None
@@ -493,16 +497,16 @@ def glued(inlines: list[pandoc.Node]) -> list[pandoc.Node]:
         if node["t"] != "Math" or node["c"][0]["t"] != "InlineMath" or len(node["c"][1]) > GLUED:
             result.append(node)
             continue
-        around = [node]
+        together = [node]
         before = result[-1] if result and result[-1]["t"] == "Str" else None
         if before and (match := BEFORE.search(before["c"])):
-            around.insert(0, pandoc.string(match[0]))
+            together.insert(0, pandoc.string(match[0]))
             before["c"] = before["c"][: match.start()]
         after = nodes[i + 1] if i + 1 < len(nodes) and nodes[i + 1]["t"] == "Str" else None
         if after and (match := AFTER.match(after["c"])) and match[0]:
-            around.append(pandoc.string(match[0]))
+            together.append(pandoc.string(match[0]))
             after["c"] = after["c"][match.end() :]
-        result.append(pandoc.span(pandoc.attr("", ["glued"]), around) if len(around) > 1 else node)
+        result.append(pandoc.span(pandoc.attr("", ["glued"]), together) if len(together) > 1 else node)
     return [n for n in result if n["t"] != "Str" or n["c"]]
 
 

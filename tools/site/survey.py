@@ -11,7 +11,9 @@ from .stage import BookError
 
 KINDS = {"eq": "Equation", "fig": "Figure", "tbl": "Table", "sec": "Section"}
 LABEL = re.compile(r"\{#(eq-[\w-]+)\}(.*)$", flags=re.S)
-_PARSING = threading.Lock()  # Python 3.11 counts the depth of a tree for all threads together (cpython#106905)
+_PARSING = (
+    threading.Lock()
+)  # Python 3.11 counts the depth of a tree for all threads together (cpython#106905)
 LISTLIKE = re.compile(r"^([-*+]|\d+[.)])$")
 
 
