@@ -337,6 +337,7 @@ def test_outputs_of_all_kinds(tmp_path: Path) -> None:
         code("c", shown(text_html="<table><tr><td>5</td></tr></table>", text_plain="5")),
         code("#| echo: false\nd", shown(text_plain="````")),
         code("#| code-fold: true\nfolded", printed("after the fold")),
+        code('#| fig-alt: "Numbers."\nheatmap(ax, x)', shown(image_svgxml=SVG)),
         code('#| fig-alt: "Still."\ne', shown(text_html="<div class='piece'></div>", image_svgxml=SVG)),
     ]
     tree = page(build_book(tmp_path, {"02_two.ipynb": cells}), "two.html")
@@ -344,6 +345,8 @@ def test_outputs_of_all_kinds(tmp_path: Path) -> None:
     (fold,) = tree.find_class("fold")
     assert "folded" in text(fold) and "after" not in text(fold)
     assert tree.xpath("//img[@alt='A square.']/@src") == ["figures/two/cell-2.svg"]
+    # on dark paper drawings get more light, but not shades with numbers on them
+    assert [img.get("alt") for img in tree.find_class("drawn")] == ["A square.", "Still."]
     assert tree.xpath("//td[text()='5']")
     assert not tree.get_element_by_id("cell-4").find_class("code")
     assert tree.xpath("//noscript//img[@alt='Still.']")

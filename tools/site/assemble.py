@@ -13,6 +13,9 @@ from .stage import BookError, StagedCell, split_title
 DPI = (
     140  # of the book's figures (gptbook.workshop.plotting), so that a picture's inches are the page's inches
 )
+SHADED = re.compile(
+    r"\b(heatmap|imshow|pcolormesh|contourf)\("
+)  # whose colours are made to fit the numbers on them
 MIME = ("text/html", "image/svg+xml", "image/png", "image/jpeg", "text/markdown", "text/latex", "text/plain")
 
 
@@ -133,6 +136,8 @@ class Assembler:
         path = f"figures/{self.page.stem}/{name}.{ending}"
         self.files[path] = value.encode() if ending == "svg" else base64.b64decode(value)
         attributes = f"alt={quoted(' '.join(str(cell.option('fig-alt')).split()))}"
+        if not SHADED.search(cell.source):
+            attributes = f".drawn {attributes}"
         if ending == "png":
             width, height = png_size(self.files[path])
             attributes += f" width={round(width * 96 / DPI)} height={round(height * 96 / DPI)}"
