@@ -236,13 +236,14 @@ def _width(latex: str) -> int:
 def table(found: Sequence[Formula], of: Sequence[Formula]) -> str:
     """A Markdown table of the formulas ``of``; ``found`` are all formulas, for the links to what they follow from."""
     by_label = {f.label: f for f in found}
-    widths = (13, 40, 11, 18, 18)  # of the columns, in parts of a hundred, for pages that ask for them
-    lines = ["| name | formula | checked | code | follows from |", "|" + "|".join(":" + "-" * width for width in widths) + "|"]
+    widths = (14, 54, 12, 20)  # of the columns, in parts of a hundred, for pages that ask for them
+    lines = ["| name | formula, and what it follows from | checked | code |", "|" + "|".join(":" + "-" * width for width in widths) + "|"]
     for f in of:
         checked = "definition" if f.definition and not f.kinds else ", ".join(f.kinds) or "no"
         code = ", ".join(f"`{name}`" for name in f.code)
         parents = ", ".join(by_label[p].link if p in by_label else p for p in f.parents)
-        lines.append(f"| {f.link} | {in_cell(f.latex) or ''} | {checked} | {code} | {parents} |")
+        shown = "<br>".join(filter(None, (in_cell(f.latex), parents and f"from {parents}")))
+        lines.append(f"| {f.link} | {shown} | {checked} | {code} |")
     return "\n".join(lines)
 
 

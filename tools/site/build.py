@@ -393,11 +393,12 @@ class Site:
                             f'@font-face{{font-family:"{family}";font-style:{style};font-weight:200 900;font-display:swap;'
                             f"src:url(fonts/{name}) format('woff2');unicode-range:{characters}}}"
                         )
-        math = modules / "@fontsource/libertinus-math/files/libertinus-math-latin-400-normal.woff2"
+        # for MathML a font must have OpenType's table MATH, which packages of subsets leave out
+        math = modules / "@ibm/plex-math/fonts/complete/woff2/IBMPlexMath-Regular.woff2"
         if math.is_file():
             found[f"assets/fonts/{math.name}"] = math.read_bytes()
             faces.append(
-                f'@font-face{{font-family:"Libertinus Math";src:url(fonts/{math.name}) format("woff2");font-display:swap}}'
+                f'@font-face{{font-family:"IBM Plex Math";src:url(fonts/{math.name}) format("woff2");font-display:swap}}'
             )
         katex = modules / "katex" / "dist"
         style = (katex / "katex.min.css").read_text(encoding="utf-8")
