@@ -39,12 +39,15 @@ def scaled_dot_product_attention(
         q: queries (B, h, T_q, d_k).
         k: keys (B, h, T_k, d_k).
         v: values (B, h, T_k, d_v).
-        causal: let query i see only keys up to its own position; the queries are the last T_q of the T_k positions.
-        mask: boolean, True where a query may look, broadcastable to (B, h, T_q, T_k); combined with ``causal``.
+        causal: let query i see only keys up to its own position; the queries are the last T_q of the T_k
+            positions.
+        mask: boolean, True where a query may look, broadcastable to (B, h, T_q, T_k); combined with
+            ``causal``.
             A query that may look nowhere gets the output 0.
         dropout: chance that a weight is set to zero (the others are scaled up); use 0 outside training.
         return_weights: also return the weights (B, h, T_q, T_k), before dropout; this takes the plain path.
-        fused: use PyTorch's fused kernel (never with ``return_weights``); None: yes, but not on a CPU in bfloat16 up to 512 keys.
+        fused: use PyTorch's fused kernel (never with ``return_weights``); None: yes, but not on a CPU in
+            bfloat16 up to 512 keys.
 
     Returns (B, h, T_q, d_v), or that and the weights.
     Source: Vaswani et al. 2017, equation 1.
@@ -66,11 +69,16 @@ def scaled_dot_product_attention(
     return (out, weights) if return_weights else out
 
 # %% ../nbs/06_attention.ipynb #bae2362c
-def _plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> tuple[Tensor, Tensor]:
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (B, h, T_q, d_k) @ (B, h, d_k, T_k) -> (B, h, T_q, T_k)
-    blind = None  # rows that may look nowhere: a softmax of nothing but -inf is not a number, and neither is its gradient
+def _plain_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float
+) -> tuple[Tensor, Tensor]:
+    # (B, h, T_q, d_k) @ (B, h, d_k, T_k) -> (B, h, T_q, T_k)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    # rows that may look nowhere: a softmax of nothing but -inf is not a number, and neither is its gradient
+    blind = None
     if mask is not None:
-        bias = torch.zeros(mask.shape, dtype=scores.dtype, device=scores.device).masked_fill_(~mask, float("-inf"))
+        bias = torch.zeros(mask.shape, dtype=scores.dtype, device=scores.device)
+        bias.masked_fill_(~mask, float("-inf"))
         if not mask.any(-1).all():
             blind = ~mask.any(-1, keepdim=True)
             bias = bias.masked_fill(blind, 0.0)  # so they look everywhere for a moment,
@@ -104,14 +112,19 @@ class KVCache:
         self.length = 0
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store k, v (B, h, T, d_k) of new positions; return all stored so far, (B, h, length, d_k) each. For use without gradients.
+        """Store k, v (B, h, T, d_k) of new positions; return all stored so far, (B, h, length, d_k) each. For
+        use without gradients.
 
         Raises ``ValueError`` when there is no room left or the shapes are not those of the cache.
         """
         fits = k.shape == v.shape and k.shape[:2] == self.k.shape[:2] and k.shape[3] == self.k.shape[3]
-        require(fits, f"k {tuple(k.shape)} and v {tuple(v.shape)} do not fit a cache of {tuple(self.k.shape)}")
+        require(
+            fits, f"k {tuple(k.shape)} and v {tuple(v.shape)} do not fit a cache of {tuple(self.k.shape)}"
+        )
         end = self.length + k.shape[2]
-        require(end <= self.k.shape[2], f"the cache has room for {self.k.shape[2]} positions, {end} are needed")
+        require(
+            end <= self.k.shape[2], f"the cache has room for {self.k.shape[2]} positions, {end} are needed"
+        )
         self.k[:, :, self.length : end] = k
         self.v[:, :, self.length : end] = v
         self.length = end

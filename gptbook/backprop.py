@@ -33,7 +33,8 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) ->
 
 # %% ../nbs/11_backprop.ipynb #2c69de27
 def embedding(ids: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, Back]:
-    """Rows of ``table`` (V, d) by ``ids`` (B, T), and ``back(dy) -> dtable``. Rows looked up twice get the sum."""
+    """Rows of ``table`` (V, d) by ``ids`` (B, T), and ``back(dy) -> dtable``.
+    Rows looked up twice get the sum."""
 
     def back(dy: np.ndarray) -> np.ndarray:
         dtable = np.zeros_like(table)
@@ -58,7 +59,8 @@ def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> tuple[float, Calla
 
 # %% ../nbs/11_backprop.ipynb #c43c00df
 def rms_norm(x: np.ndarray, gain: np.ndarray, eps: float = 1e-5) -> tuple[np.ndarray, Callable]:
-    """x / rms(x) * gain over the last dimension, and ``back(dy) -> (dx, dgain)``. Shapes: x (..., d), gain (d,)."""
+    """x / rms(x) * gain over the last dimension, and ``back(dy) -> (dx, dgain)``. Shapes: x (..., d),
+    gain (d,)."""
     inverse = 1 / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
     n = x * inverse
 
@@ -70,7 +72,9 @@ def rms_norm(x: np.ndarray, gain: np.ndarray, eps: float = 1e-5) -> tuple[np.nda
     return n * gain, back
 
 # %% ../nbs/11_backprop.ipynb #3f0d6f0a
-def layer_norm(x: np.ndarray, gain: np.ndarray, bias: np.ndarray | None = None, eps: float = 1e-5) -> tuple[np.ndarray, Callable]:
+def layer_norm(
+    x: np.ndarray, gain: np.ndarray, bias: np.ndarray | None = None, eps: float = 1e-5
+) -> tuple[np.ndarray, Callable]:
     """(x - mean) / std * gain + bias over the last dimension, and ``back(dy) -> (dx, dgain, dbias)``.
 
     Shapes: x (..., d), gain and bias (d,). The variance divides by d; dbias is None without a bias.
@@ -164,7 +168,9 @@ def parameter_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
     c = config
 
     def norm(name: str) -> dict:
-        return {f"{name}.weight": (c.d_model,)} | ({f"{name}.bias": (c.d_model,)} if c.bias and c.norm == "layernorm" else {})
+        return {f"{name}.weight": (c.d_model,)} | (
+            {f"{name}.bias": (c.d_model,)} if c.bias and c.norm == "layernorm" else {}
+        )
 
     def matrix(name: str, rows: int, columns: int) -> dict:
         return {f"{name}.weight": (rows, columns)} | ({f"{name}.bias": (rows,)} if c.bias else {})
@@ -215,7 +221,10 @@ class NumpyGPT:
         x, back = self._embed(ids)
         tape = [back]
         for l in range(c.n_layer):
-            for layer, part, norm in ((self._attention, "attention", "norm1"), (self._feed_forward, "ffn", "norm2")):
+            for layer, part, norm in (
+                (self._attention, "attention", "norm1"),
+                (self._feed_forward, "ffn", "norm2"),
+            ):
                 x, back = self._residual(x, layer, f"blocks.{l}.{part}", f"blocks.{l}.{norm}")
                 tape.append(back)
         if c.norm_position == "pre":
@@ -225,7 +234,8 @@ class NumpyGPT:
         return logits, [*tape, back]
 
     def loss_and_grads(self, ids: np.ndarray, targets: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
-        """Mean cross-entropy in nats of targets (B, T) after ids (B, T), and its gradient for every parameter."""
+        """Mean cross-entropy in nats of targets (B, T) after ids (B, T),
+        and its gradient for every parameter."""
         self.grads = {name: np.zeros_like(p) for name, p in self.params.items()}
         logits, tape = self.forward(ids)
         loss, back = cross_entropy(logits, targets)
@@ -258,7 +268,10 @@ class NumpyGPT:
 
     def _embed(self, ids: np.ndarray) -> tuple[np.ndarray, Back]:
         c, T = self.config, ids.shape[1]
-        require(c.position != "learned" or T <= c.context_length, f"{T} tokens are longer than the context of {c.context_length}")
+        require(
+            c.position != "learned" or T <= c.context_length,
+            f"{T} tokens are longer than the context of {c.context_length}",
+        )
         x, back = embedding(ids, self.params["embedding.weight"])
         if c.position == "learned":
             x = x + self.params["positions.weight"][:T]
@@ -294,7 +307,8 @@ class NumpyGPT:
 
         def back(dy: np.ndarray) -> np.ndarray:
             dq, dk, dv = back_heads(back_out(dy).reshape(B, T, c.n_head, c.d_k).swapaxes(1, 2))
-            dk, dv = (dz.reshape(B, c.kv_heads, group, T, c.d_k).sum(2) for dz in (dk, dv))  # the copies add up
+            # the copies add up
+            dk, dv = (dz.reshape(B, c.kv_heads, group, T, c.d_k).sum(2) for dz in (dk, dv))
             for back_q, back_k in zip(*map(reversed, tapes)):
                 dq, dk = back_q(dq), back_k(dk)
             return back_qkv(np.concatenate([dq, dk, dv], axis=1).swapaxes(1, 2).reshape(B, T, -1))

@@ -44,11 +44,13 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(d_model))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)  # x may be bfloat16 under autocast
+        # x may be bfloat16 under autocast
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 # %% ../nbs/09_block.ipynb #9a130d44
 def make_norm(norm: str, d_model: int, eps: float = 1e-5, bias: bool = True) -> nn.Module:
-    """A "layernorm" (its offset only with ``bias``) or "rmsnorm" of width d_model; ``ValueError`` for others."""
+    """A "layernorm" (its offset only with ``bias``) or "rmsnorm" of width d_model;
+    ``ValueError`` for others."""
     one_of("norm", norm, ("layernorm", "rmsnorm"))
     return LayerNorm(d_model, eps, bias) if norm == "layernorm" else RMSNorm(d_model, eps)
 
@@ -62,7 +64,8 @@ class Block(nn.Module):
         norm, norm_eps: see `make_norm`.
         norm_position: "pre" (GPT-2 and most since) or "post" (the first Transformer).
         qk_norm: an RMSNorm on each query and key.
-        dropout: chance to drop an attention weight, and an entry of what is written to the stream, in training.
+        dropout: chance to drop an attention weight, and an entry of what is written to the stream, in
+            training.
 
     Shapes: (B, T, d_model) -> (B, T, d_model).
     Source: Vaswani et al. 2017, section 3.1; pre-norm: Radford et al. 2019, section 2.3.
@@ -87,7 +90,9 @@ class Block(nn.Module):
         self.pre = one_of("norm_position", norm_position, ("pre", "post")) == "pre"
         head_norm = (lambda d_k: RMSNorm(d_k, norm_eps)) if qk_norm else None
         self.norm1 = make_norm(norm, d_model, norm_eps, bias)
-        self.attention = MultiHeadAttention(d_model, n_head, n_kv_head, bias=bias, qk_norm=head_norm, dropout=dropout)
+        self.attention = MultiHeadAttention(
+            d_model, n_head, n_kv_head, bias=bias, qk_norm=head_norm, dropout=dropout
+        )
         self.norm2 = make_norm(norm, d_model, norm_eps, bias)
         self.ffn = FeedForward(d_model, d_ff, ffn, bias=bias)
         self.drop = nn.Dropout(dropout)

@@ -37,9 +37,13 @@ def _folder(run: str) -> str:
 
 
 def train_command(
-    config: tyro.conf.OmitArgPrefixes[TrainConfig], resume: bool = False, overwrite: bool = False, rollback: bool = False
+    config: tyro.conf.OmitArgPrefixes[TrainConfig],
+    resume: bool = False,
+    overwrite: bool = False,
+    rollback: bool = False,
 ) -> Work:
-    """Train a GPT on a corpus. Under torchrun, many processes train together: torchrun --nproc-per-node N -m gptbook train ...
+    """Train a GPT on a corpus. Under torchrun, many processes train together: torchrun --nproc-per-node N -m
+    gptbook train ...
 
     Args:
         config: what the run consists of.
@@ -56,7 +60,10 @@ def train_command(
             return  # the first process speaks for all
         best = min((m for m in run.metrics if "val_loss" in m), key=lambda m: m["val_loss"], default=None)
         if best:
-            print(f"held-out loss {best['val_loss']:.3f} nats per token at step {best['step']}; loss curve: {Path(config.out) / 'loss.png'}")
+            print(
+                f"held-out loss {best['val_loss']:.3f} nats per token at step {best['step']}; loss curve: "
+                f"{Path(config.out) / 'loss.png'}"
+            )
         print(f'next:\n  gptbook eval {config.out} --baseline\n  gptbook sample {config.out} --prompt "..."')
 
     return work
@@ -98,7 +105,8 @@ def sample_command(
         stop: texts that end the writing.
         choices: what is written becomes one of these texts.
         pattern: what is written matches this regular expression as a whole.
-        checkpoint: which state of the run: the one with the lowest held-out loss, the last, or the one before it.
+        checkpoint: which state of the run: the one with the lowest held-out loss, the last, or the one before
+            it.
     """
 
     def work() -> None:
@@ -111,8 +119,17 @@ def sample_command(
         model, tokenizer = load_run(_folder(run), checkpoint)
         length, context = len(tokenizer.encode(prompt)), model.config.context_length
         if length > context and model.config.position != "learned":
-            print(f"note: the prompt has {length} tokens; the model sees the last {context // 2}", file=sys.stderr)
-        allowed = Choices(tokenizer, choices) if choices else Pattern(tokenizer, pattern) if pattern is not None else None
+            print(
+                f"note: the prompt has {length} tokens; the model sees the last {context // 2}",
+                file=sys.stderr,
+            )
+        allowed = (
+            Choices(tokenizer, choices)
+            if choices
+            else Pattern(tokenizer, pattern)
+            if pattern is not None
+            else None
+        )
         settings = {
             "stop": stop, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
             "repetition_penalty": repetition_penalty, "presence_penalty": presence_penalty,
@@ -125,31 +142,46 @@ def sample_command(
             return
         for first in range(0, num_samples, 32):  # so many at a time, however many are wanted
             prompts = [prompt] * min(32, num_samples - first)
-            for i, text in enumerate(generate_text(model, tokenizer, prompts, max_new_tokens, seed=seed + first, **settings)):
+            for i, text in enumerate(
+                generate_text(model, tokenizer, prompts, max_new_tokens, seed=seed + first, **settings)
+            ):
                 print("\n----------\n\n" * (first + i > 0) + text)
 
     return work
 
 # %% ../nbs/workshop/cli.ipynb #7b793158
-def eval_command(run: RunFolder, split: Literal["val", "train"] = "val", baseline: bool = False, report: str | None = None) -> Work:
+def eval_command(
+    run: RunFolder, split: Literal["val", "train"] = "val", baseline: bool = False, report: str | None = None
+) -> Work:
     """Measure a trained GPT on a whole split; prints one JSON line.
 
     Args:
         run: folder of a run, or the name of a model that comes with the book: story or reader.
         split: the held-out text, or the one it was trained on.
         baseline: also fit the best n-gram to the same training text.
-        report: also write a page with all measures, plots and samples, as .html or .md; replaces an earlier report only.
+        report: also write a page with all measures, plots and samples, as .html or .md; replaces an earlier
+            report only.
     """
 
     def work() -> None:
-        from gptbook.evaluate import check_report_path, evaluate_run, ngram_baseline, world_measures, write_report
+        from gptbook.evaluate import (
+            check_report_path,
+            evaluate_run,
+            ngram_baseline,
+            world_measures,
+            write_report,
+        )
         from gptbook.training import load_run, read_run
 
         if report is not None:
             check_report_path(report)  # what cannot be written fails before anything is measured
         folder = _folder(run)
         ngram = ngram_baseline(folder, split) if baseline else None
-        result = evaluate_run(folder, split) if report is None else write_report(folder, report, split, ngram=ngram).evaluation
+        result = (
+            evaluate_run(folder, split)
+            if report is None
+            else write_report(folder, report, split, ngram=ngram).evaluation
+        )
         line: dict[str, Any] = {"run": run} | result.to_dict()
         if (corpus := read_run(folder).corpus).startswith("microworld-"):
             line |= world_measures(*load_run(folder), corpus.removeprefix("microworld-"))
@@ -159,7 +191,11 @@ def eval_command(run: RunFolder, split: Literal["val", "train"] = "val", baselin
 
 
 def tokenizer_command(
-    corpus: str, out: str, vocab_size: int = 8192, kind: Literal["bpe", "char", "word"] = "bpe", encoding: str = "utf-8"
+    corpus: str,
+    out: str,
+    vocab_size: int = 8192,
+    kind: Literal["bpe", "char", "word"] = "bpe",
+    encoding: str = "utf-8",
 ) -> Work:
     """Train a tokenizer on a corpus and save it.
 
@@ -177,13 +213,16 @@ def tokenizer_command(
         from gptbook.workshop.checks import require
 
         require(bool(Path(out).name), "--out must name a file")
-        require(not os.path.lexists(out), f"{out} exists; choose another --out")  # a link that leads nowhere, too
+        # a link that leads nowhere, too
+        require(not os.path.lexists(out), f"{out} exists; choose another --out")
         require(Path(out).resolve().parent.is_dir(), f"the folder of {out} does not exist")
         documents = load_corpus(corpus, encoding)
         tokenizer = train_tokenizer(kind, [d.text for d in documents.train], vocab_size)
         tokenizer.save(out)
         held_out = [d.text for d in documents.val]
-        ratio = sum(len(t.encode()) for t in held_out) / max(sum(len(tokenizer.encode(t)) for t in held_out), 1)
+        ratio = sum(len(t.encode()) for t in held_out) / max(
+            sum(len(tokenizer.encode(t)) for t in held_out), 1
+        )
         print(f"{out}: {tokenizer.vocab_size:,} tokens, {ratio:.2f} bytes per token on held-out text")
 
     return work
@@ -196,7 +235,10 @@ def corpora_command() -> Work:
         from gptbook.data import CORPORA
 
         for name, info in CORPORA.items():
-            print(f"{name:<16} {info.megabytes:>5.1f} MB  {info.licence:<14} {info.description}\n{'':<16} needs: {info.needs}")
+            print(
+                f"{name:<16} {info.megabytes:>5.1f} MB  {info.licence:<14} {info.description}\n{'':<16} "
+                f"needs: {info.needs}"
+            )
         print(f"{'FILE or FOLDER':<16} {'':>8}  {'your own':<14} any text file, or a folder of them")
 
     return work
@@ -270,7 +312,8 @@ def finetune_command(
 
     Args:
         run: folder of the run to begin from, or the name of a model that comes with the book.
-        data: JSON lines, each {"prompt": ..., "completion": ...} or {"messages": [{"role": ..., "content": ...}, ...]}.
+        data: JSON lines, each {"prompt": ..., "completion": ...} or {"messages": [{"role": ..., "content":
+            ...}, ...]}.
         out: folder of the new run; must not hold another one.
         lora: learn low-rank updates only, and add them to the weights at the end.
         rank: rank of the updates, with --lora.
@@ -321,10 +364,12 @@ def chat_command(
     int8: bool = False,
     checkpoint: Literal["best", "last", "previous"] = "best",
 ) -> Work:
-    """Talk with a fine-tuned GPT: one line is one message; /reset forgets, /quit or the end of the input ends.
+    """Talk with a fine-tuned GPT: one line is one message; /reset forgets, /quit or the end of the input
+    ends.
 
     Args:
-        run: folder of a run that gptbook finetune made, the name of a model that comes with the book, or smollm2 for a small public model (chapter 19).
+        run: folder of a run that gptbook finetune made, the name of a model that comes with the book, or
+            smollm2 for a small public model (chapter 19).
         system: a message of the system before the conversation, such as a role to play.
         max_new_tokens: tokens of a reply at most.
         temperature: 0 takes the most probable token, 1 is the model's own distribution.
@@ -387,12 +432,21 @@ def export_command(
         from gptbook.workshop.checks import require
 
         folder = Path(out)
-        require(to == "gguf" or kind == "f32", "--type is for --to gguf; Hugging Face's layout is written in float32")
-        require(not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())), f"{out} exists and is not an empty folder; choose another --out")
+        require(
+            to == "gguf" or kind == "f32",
+            "--type is for --to gguf; Hugging Face's layout is written in float32",
+        )
+        require(
+            not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())),
+            f"{out} exists and is not an empty folder; choose another --out",
+        )
         model, tokenizer = _model_by_name(run, checkpoint)
         if to == "hf":
             model.save_pretrained(folder, tokenizer, layout="hf")
-            print(f"{out}: transformers.AutoModelForCausalLM.from_pretrained({out!r}) loads it, AutoTokenizer its tokenizer")
+            print(
+                f"{out}: transformers.AutoModelForCausalLM.from_pretrained({out!r}) loads it, AutoTokenizer "
+                "its tokenizer"
+            )
             return
         path = folder / "model.gguf"
         save_gguf(model, tokenizer, path, kind, name=Path(run).resolve().name)
@@ -415,7 +469,8 @@ COMMANDS: dict[str, Callable[..., Work]] = {
 
 # %% ../nbs/workshop/cli.ipynb #a13dedd6
 def _one_line(box: str) -> str:
-    """The message in tyro's box, drawn with lines or, where the output is no terminal, with dashes under a title."""
+    """The message in tyro's box, drawn with lines or, where the output is no terminal,
+    with dashes under a title."""
     groups: list[list[str]] = [[]]
     for line in box.splitlines():
         line = line.strip("│ ")
@@ -442,7 +497,8 @@ def _fail(message: object, status: int = 2) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 2 for bad input, 1 for other failures, 130 when interrupted.
+    """Run the command line; returns the exit status: 0, 2 for bad input, 1 for other failures, 130 when
+    interrupted.
 
     The environment variable GPTBOOK_DEBUG=1 shows the traceback of an error.
     """
@@ -466,7 +522,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:  # who reads has seen enough, as in: gptbook corpora | head -1
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+        # or Python complains once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         return _fail("interrupted (for a training run: repeat the command with --resume to go on)", 130)
@@ -475,11 +532,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2  # the main process has said it
         if str(error).startswith("Symlink loop"):  # so says pathlib of Python 3.11 and 3.12
             return _fail(error)
-        lost = re.search("(?i)connection|peer|socket|nccl|gloo", str(error)) and int(os.environ.get("WORLD_SIZE", "1")) > 1
+        lost = (
+            re.search("(?i)connection|peer|socket|nccl|gloo", str(error))
+            and int(os.environ.get("WORLD_SIZE", "1")) > 1
+        )
         if not lost or os.environ.get("GPTBOOK_DEBUG"):
             raise
-        return _fail("another process of this run has ended; repeat the command with --resume to go on from the last checkpoint", 1)
-    except (ValueError, OverflowError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        return _fail(
+            "another process of this run has ended; repeat the command with --resume to go on from the last "
+            "checkpoint",
+            1,
+        )
+    except (
+        ValueError,
+        OverflowError,
+        FileNotFoundError,
+        FileExistsError,
+        NotADirectoryError,
+        IsADirectoryError,
+        PermissionError,
+    ) as error:
         if os.environ.get("GPTBOOK_DEBUG"):
             raise
         return _fail(error)

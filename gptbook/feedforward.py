@@ -54,7 +54,8 @@ class FeedForward(nn.Module):
         super().__init__()
         self.ffn = one_of("ffn", ffn, FFNS)
         d_ff = default_d_ff(d_model, ffn) if d_ff is None else d_ff
-        self.up = nn.Linear(d_model, 2 * d_ff if ffn == "swiglu" else d_ff, bias=bias)  # swiglu: rows of the gate first
+        # swiglu: rows of the gate first
+        self.up = nn.Linear(d_model, 2 * d_ff if ffn == "swiglu" else d_ff, bias=bias)
         self.down = nn.Linear(d_ff, d_model, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:

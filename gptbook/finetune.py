@@ -55,35 +55,53 @@ CHAT_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 
 
 def check_messages(messages: Sequence[Message]) -> None:
-    """Raise ``ValueError`` unless these are turns: perhaps one of the system, then user and assistant by turns, beginning with the user."""
-    require(isinstance(messages, list | tuple) and len(messages) > 0, "messages must be a list of at least one message")
+    """Raise ``ValueError`` unless these are turns: perhaps one of the system, then user and assistant by
+    turns, beginning with the user."""
+    require(
+        isinstance(messages, list | tuple) and len(messages) > 0,
+        "messages must be a list of at least one message",
+    )
     for i, message in enumerate(messages):
-        require(isinstance(message, Mapping) and set(message) == {"role", "content"}, f"message {i + 1} must have exactly the fields role and content")
+        require(
+            isinstance(message, Mapping) and set(message) == {"role", "content"},
+            f"message {i + 1} must have exactly the fields role and content",
+        )
         one_of(f"role of message {i + 1}", message["role"], ROLES)
         require(isinstance(message["content"], str), f"the content of message {i + 1} must be a text")
     roles = [message["role"] for message in messages]
     turns = roles[1:] if roles[0] == "system" else roles
     require(turns[:1] == ["user"], "the first message, after one of the system, must be the user's")
     wrong = next((i for i, role in enumerate(turns) if role != ("user", "assistant")[i % 2]), None)
-    require(wrong is None, f"user and assistant must take turns; message {(wrong or 0) + 1 + len(roles) - len(turns)} breaks that")
+    require(
+        wrong is None,
+        f"user and assistant must take turns; message {(wrong or 0) + 1 + len(roles) - len(turns)} breaks "
+        "that",
+    )
 
 # %% ../nbs/17_finetune.ipynb #a0b1092b
 class ChatTemplate:
-    """How a conversation becomes tokens: the end of text, then for each message <|role|>, its content, <|end|>.
+    """How a conversation becomes tokens: the end of text, then for each message <|role|>, its content,
+    <|end|>.
 
-    Called with messages, it gives the tokens of them all and the opening of the assistant's next turn. A special token's name inside
-    a message is ordinary text. ``ValueError`` if the tokenizer lacks the special tokens.
+    Called with messages, it gives the tokens of them all and the opening of the assistant's next turn. A
+    special token's name inside a message is ordinary text. ``ValueError`` if the tokenizer lacks the special
+    tokens.
     """
 
     def __init__(self, tokenizer: Tokenizer):
         missing = [name for name in CHAT_TOKENS if name not in tokenizer.special_tokens]
-        require(not missing, f"the tokenizer has no {', '.join(missing)}: this model was not fine-tuned for conversations (gptbook finetune does it)")
+        require(
+            not missing,
+            f"the tokenizer has no {', '.join(missing)}: this model was not fine-tuned for conversations "
+            "(gptbook finetune does it)",
+        )
         self.tokenizer = tokenizer
         self.end = tokenizer.special_tokens["<|end|>"]
         self.stop_tokens = (self.end, tokenizer.end_of_text)
 
     def turn(self, message: Message) -> tuple[list[int], list[bool]]:
-        """The tokens of one message, and which of them are to be learned: those of the assistant after the opening."""
+        """The tokens of one message, and which of them are to be learned:
+        those of the assistant after the opening."""
         opening = self.tokenizer.special_tokens[f"<|{message['role']}|>"]
         content = [*self.tokenizer.encode(message["content"]), self.end]
         return [opening, *content], [False] + [message["role"] == "assistant"] * len(content)
@@ -100,7 +118,8 @@ class ChatTemplate:
 
 # %% ../nbs/17_finetune.ipynb #4a21c771
 def grow_vocabulary(model: GPT, vocab_size: int, seed: int = 0) -> GPT:
-    """A copy of ``model`` with a larger vocabulary; a new token's row is the mean of the old ones, and a little noise to tell them apart."""
+    """A copy of ``model`` with a larger vocabulary; a new token's row is the mean of the old ones, and a
+    little noise to tell them apart."""
     old = model.config.vocab_size
     require(vocab_size >= old, f"vocab_size = {vocab_size} must be at least the model's {old}")
     grown = GPT(model.config.replace(vocab_size=vocab_size)).to(model.embedding.weight.device)
@@ -116,7 +135,8 @@ def grow_vocabulary(model: GPT, vocab_size: int, seed: int = 0) -> GPT:
 # %% ../nbs/17_finetune.ipynb #eb4b3cca
 @dataclass
 class Packed:
-    """Examples laid end to end into rows: tokens, which of them are learned, and each one's example, (R, T + 1) each."""
+    """Examples laid end to end into rows: tokens, which of them are learned, and each one's
+    example, (R, T + 1) each."""
 
     ids: Tensor
     learned: Tensor
@@ -130,10 +150,14 @@ class Packed:
         return Packed(self.ids[index], self.learned[index], self.documents[index])
 
 
-def pack(examples: Sequence[tuple[Sequence[int], Sequence[bool]]], context_length: int, padding: int = 0) -> Packed:
-    """Lay examples (tokens, which are learned) into as few rows as best fit finds, longest first, each row up to ``context_length`` + 1.
+def pack(
+    examples: Sequence[tuple[Sequence[int], Sequence[bool]]], context_length: int, padding: int = 0
+) -> Packed:
+    """Lay examples (tokens, which are learned) into as few rows as best fit finds, longest first, each row up
+    to ``context_length`` + 1.
 
-    What is left of a row is filled with the token ``padding``, an example of its own of which nothing is learned.
+    What is left of a row is filled with the token ``padding``, an example of its own of which nothing is
+    learned.
     ``ValueError`` if an example is longer than a row, or there is none.
     """
     size, longest = context_length + 1, max((len(ids) for ids, _ in examples), default=0)
@@ -164,7 +188,8 @@ def pack(examples: Sequence[tuple[Sequence[int], Sequence[bool]]], context_lengt
 
 # %% ../nbs/17_finetune.ipynb #2b93f761
 def answer_loss(model: GPT, rows: Packed) -> tuple[Tensor, int]:
-    """Mean cross-entropy in nats over the learned tokens of some rows (R, T + 1), each seeing only its own example; and their number.
+    """Mean cross-entropy in nats over the learned tokens of some rows (R, T + 1), each seeing only its own
+    example; and their number.
 
     Vectors are computed for all tokens, logits only where something is learned.
     """
@@ -175,14 +200,18 @@ def answer_loss(model: GPT, rows: Packed) -> tuple[Tensor, int]:
 
 
 @torch.no_grad()
-def mean_answer_loss(model: GPT, rows: Packed, batch_size: int = 16, dtype: torch.dtype = torch.float32) -> float:
+def mean_answer_loss(
+    model: GPT, rows: Packed, batch_size: int = 16, dtype: torch.dtype = torch.float32
+) -> float:
     """The mean over all learned tokens of all rows, in evaluation mode."""
     device, training, total, count = model.embedding.weight.device, model.training, 0.0, 0
     model.eval()
     for start in range(0, len(rows), batch_size):
         part = rows.rows(slice(start, start + batch_size))
         with autocast(device, dtype):
-            loss, n = answer_loss(model, Packed(part.ids.to(device), part.learned.to(device), part.documents.to(device)))
+            loss, n = answer_loss(
+                model, Packed(part.ids.to(device), part.learned.to(device), part.documents.to(device))
+            )
         total, count = total + loss.item() * n, count + n
     model.train(training)
     return total / count
@@ -200,16 +229,24 @@ class LoRALinear(nn.Module):
     Source: Hu et al. 2021, section 4.1.
     """
 
-    def __init__(self, linear: nn.Linear, rank: int = 8, alpha: float = 16.0, generator: torch.Generator | None = None):
+    def __init__(
+        self, linear: nn.Linear, rank: int = 8, alpha: float = 16.0, generator: torch.Generator | None = None
+    ):
         super().__init__()
         d_out, d_in = linear.weight.shape
-        require(1 <= rank <= min(d_in, d_out), f"rank = {rank} must be from 1 to {min(d_in, d_out)}, the smaller side of the matrix")
+        require(
+            1 <= rank <= min(d_in, d_out),
+            f"rank = {rank} must be from 1 to {min(d_in, d_out)}, the smaller side of the matrix",
+        )
         self.linear, self.scale = linear.requires_grad_(False), alpha / rank
-        self.A = nn.Parameter(torch.randn(rank, d_in, generator=generator).to(linear.weight) / math.sqrt(d_in))
+        self.A = nn.Parameter(
+            torch.randn(rank, d_in, generator=generator).to(linear.weight) / math.sqrt(d_in)
+        )
         self.B = nn.Parameter(torch.zeros(d_out, rank).to(linear.weight))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x) + self.scale * F.linear(F.linear(x, self.A), self.B)  # (..., d_in) -> (..., r) -> (..., d_out)
+        # (..., d_in) -> (..., r) -> (..., d_out)
+        return self.linear(x) + self.scale * F.linear(F.linear(x, self.A), self.B)
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
@@ -222,10 +259,17 @@ TARGETS = ("attention.qkv", "attention.out", "ffn.up", "ffn.down")
 
 
 def add_lora(
-    model: GPT, rank: int = 8, alpha: float = 16.0, *, targets: Sequence[str] = TARGETS, new_tokens: int = 0, seed: int = 0
+    model: GPT,
+    rank: int = 8,
+    alpha: float = 16.0,
+    *,
+    targets: Sequence[str] = TARGETS,
+    new_tokens: int = 0,
+    seed: int = 0,
 ) -> list[nn.Parameter]:
-    """Put low-rank updates beside the matrices in all blocks whose names end with ``targets``; nothing else learns, but the table's
-    last ``new_tokens`` rows. Returns what learns. A rank above a matrix's smaller side becomes that side. `merge_lora` takes them in.
+    """Put low-rank updates beside the matrices in all blocks whose names end with ``targets``; nothing else
+    learns, but the table's last ``new_tokens`` rows. Returns what learns. A rank above a matrix's smaller
+    side becomes that side. `merge_lora` takes them in.
     """
     for p in model.parameters():
         p.requires_grad_(False)
@@ -247,7 +291,8 @@ def add_lora(
 
 
 def merge_lora(model: GPT) -> GPT:
-    """Add all low-rank updates to their matrices, in place: a plain `GPT` again that computes the same. Everything learns again."""
+    """Add all low-rank updates to their matrices, in place: a plain `GPT` again that computes the same.
+    Everything learns again."""
     for block in model.blocks:
         for name, module in list(block.named_modules()):
             if isinstance(module, LoRALinear):
@@ -271,7 +316,8 @@ def fit_answers(
     seed: int = 0,
     on_step: Callable[[dict[str, float]], None] | None = None,
 ) -> list[dict[str, float]]:
-    """Fine-tune a model in place on packed examples: ``steps`` steps of `AdamW` on those of its parameters that learn.
+    """Fine-tune a model in place on packed examples: ``steps`` steps of `AdamW` on those of its parameters
+    that learn.
 
     Args:
         model: on its device.
@@ -280,7 +326,8 @@ def fit_answers(
         lr, warmup: highest learning rate, and the steps in which it rises; then it falls as half a cosine.
         batch_size: rows of a step; all of them if there are fewer.
         weight_decay, clip: as in training.
-        replay: a weight rho and batches of other text; the loss is then (1 - rho) times that of the answers plus rho times theirs.
+        replay: a weight rho and batches of other text; the loss is then (1 - rho) times that of the answers
+            plus rho times theirs.
         dtype: arithmetic of matrix products.
         seed: of the order.
         on_step: called after each step with its line.
@@ -300,7 +347,9 @@ def fit_answers(
         order = np.random.default_rng([seed, epoch]).permutation(len(rows))
         part = rows.rows(torch.from_numpy(order[place * batch_size : (place + 1) * batch_size]))
         with autocast(device, dtype):
-            loss, _ = answer_loss(model, Packed(part.ids.to(device), part.learned.to(device), part.documents.to(device)))
+            loss, _ = answer_loss(
+                model, Packed(part.ids.to(device), part.learned.to(device), part.documents.to(device))
+            )
         total = loss.item()
         (loss * (1 - replay[0]) if replay else loss).backward()
         if replay:
@@ -309,7 +358,10 @@ def fit_answers(
                 logits = model(x)
             (replay[0] * cross_entropy(logits.flatten(0, 1), y.flatten())).backward()
         norm = clip_gradients(params, clip).item()
-        require(math.isfinite(norm) and math.isfinite(total), f"step {step + 1}: the loss or gradient is not finite (loss {total:.3g}); try a lower --lr")
+        require(
+            math.isfinite(norm) and math.isfinite(total),
+            f"step {step + 1}: the loss or gradient is not finite (loss {total:.3g}); try a lower --lr",
+        )
         rate = lr * warmup_cosine(step, steps, min(warmup, steps // 2), 0.05)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -330,7 +382,8 @@ class BadLine(NamedTuple):
 
 
 def parse_example(line: str) -> list[Message]:
-    """The messages of one line of JSON: {"prompt": ..., "completion": ...} or {"messages": [...]}, ending with the assistant's.
+    """The messages of one line of JSON: {"prompt": ..., "completion": ...} or {"messages": [...]}, ending
+    with the assistant's.
 
     ``ValueError`` says what is wrong.
     """
@@ -345,9 +398,16 @@ def parse_example(line: str) -> list[Message]:
         check_messages(value["messages"])
         messages = [dict(m) for m in value["messages"]]
     else:
-        require(set(value) == {"prompt", "completion"}, f"the fields must be prompt and completion, or messages; there is: {', '.join(sorted(value)) or 'none'}")
+        require(
+            set(value) == {"prompt", "completion"},
+            "the fields must be prompt and completion, or messages; there is: "
+            f"{', '.join(sorted(value)) or 'none'}",
+        )
         require(all(isinstance(value[k], str) for k in value), "prompt and completion must be texts")
-        messages = [{"role": "user", "content": value["prompt"]}, {"role": "assistant", "content": value["completion"]}]
+        messages = [
+            {"role": "user", "content": value["prompt"]},
+            {"role": "assistant", "content": value["completion"]},
+        ]
     require(messages[-1]["role"] == "assistant", "the last message must be the assistant's")
     require(all(m["content"].strip() for m in messages if m["role"] == "assistant"), "an answer is empty")
     for m in messages:
@@ -359,7 +419,8 @@ def parse_example(line: str) -> list[Message]:
 
 
 def read_examples(path: str | os.PathLike) -> tuple[dict[int, list[Message]], list[BadLine]]:
-    """All examples of a JSON-lines file by their line number, and all lines that are none. Empty lines count as neither.
+    """All examples of a JSON-lines file by their line number, and all lines that are none. Empty lines count
+    as neither.
 
     ``FileNotFoundError`` if there is no such file, ``ValueError`` if it is not UTF-8.
     """
@@ -398,14 +459,20 @@ def _read_data(config: FinetuneConfig, template: ChatTemplate, context_length: i
             examples[number] = (ids, mask)
     bad.sort()
     if bad and not config.skip_bad:
-        shown = "; ".join(f"line {number}: {reason}" for number, reason in bad[:5]) + (f"; and {len(bad) - 5} more" if len(bad) > 5 else "")
-        raise ValueError(f"{config.data} has {len(bad)} lines that cannot be used: {shown} (--skip-bad leaves them out)")
+        shown = "; ".join(f"line {number}: {reason}" for number, reason in bad[:5]) + (
+            f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
+        )
+        raise ValueError(
+            f"{config.data} has {len(bad)} lines that cannot be used: {shown} (--skip-bad leaves them out)"
+        )
     require(bool(examples), f"{config.data} has no example that can be used")
     numbers = list(examples)
     random.Random(f"held out {config.seed}").shuffle(numbers)
     count = round(config.val_fraction * len(numbers))
     held = set(numbers[:count])
-    return _Data([e for n, e in examples.items() if n not in held], [e for n, e in examples.items() if n in held], bad)
+    return _Data(
+        [e for n, e in examples.items() if n not in held], [e for n, e in examples.items() if n in held], bad
+    )
 
 
 def _write_data(folder: Path, data: _Data, tokenizer: Tokenizer, name: str) -> None:
@@ -416,7 +483,9 @@ def _write_data(folder: Path, data: _Data, tokenizer: Tokenizer, name: str) -> N
         ids = [i for example, _ in examples for i in example]
         write_shard(folder / "data" / f"{split}-00000.bin", np.array([*ids, tokenizer.end_of_text]))
         sizes[split] = len(tokenizer.decode_bytes(i for i in ids if i != tokenizer.end_of_text))
-    write_json(folder / "data" / "corpus.json", {"name": name, "bytes": sizes, "documents": {"train": [], "val": []}})
+    write_json(
+        folder / "data" / "corpus.json", {"name": name, "bytes": sizes, "documents": {"train": [], "val": []}}
+    )
 
 
 def _base_batches(run: str, split: str, batch_size: int, context_length: int, seed: int) -> Batches | None:
@@ -428,7 +497,13 @@ def _base_batches(run: str, split: str, batch_size: int, context_length: int, se
     return Batches(data, batch_size, min(context_length, len(data) - 1), seed) if len(data) > 1 else None
 
 # %% ../nbs/17_finetune.ipynb #2f60f00e
-def finetune(config: FinetuneConfig, *, overwrite: bool = False, progress: bool | None = None, log: Callable[[str], None] = print) -> Run:
+def finetune(
+    config: FinetuneConfig,
+    *,
+    overwrite: bool = False,
+    progress: bool | None = None,
+    log: Callable[[str], None] = print,
+) -> Run:
     """Fine-tune the model of a run on examples, and leave the result in ``config.out``, a run like any other.
 
     Args:
@@ -437,8 +512,9 @@ def finetune(config: FinetuneConfig, *, overwrite: bool = False, progress: bool 
         progress: show a progress bar; None: only in a terminal.
         log: where lines about the run go.
 
-    The folder appears when all is done; whatever goes wrong before, nothing on disk is changed. Raises ``ValueError`` or
-    ``FileNotFoundError`` that says what is wrong with the settings, the data (line by line), the base run or the folder.
+    The folder appears when all is done; whatever goes wrong before, nothing on disk is changed. Raises
+    ``ValueError`` or ``FileNotFoundError`` that says what is wrong with the settings, the data (line by
+    line), the base run or the folder.
     """
     folder = Path(config.out).resolve()
     require(folder != Path(config.run).resolve(), "--out must name a folder other than the base run")
@@ -449,7 +525,8 @@ def finetune(config: FinetuneConfig, *, overwrite: bool = False, progress: bool 
     model, tokenizer = load_run(config.run, config.checkpoint)
     old_size, context = tokenizer.vocab_size, model.config.context_length
     tokenizer = tokenizer.with_special_tokens(CHAT_TOKENS)
-    data = _read_data(config, ChatTemplate(tokenizer), context)  # all that can fail for bad data comes before anything is written
+    # all that can fail for bad data comes before anything is written
+    data = _read_data(config, ChatTemplate(tokenizer), context)
     for number, reason in data.bad:
         log(f"left out: line {number}: {reason}")
     staging = folder.with_name(f".{folder.name}.new")
@@ -463,24 +540,54 @@ def finetune(config: FinetuneConfig, *, overwrite: bool = False, progress: bool 
         model = grow_vocabulary(model, tokenizer.vocab_size, config.seed).to(device)
         n_params = model.num_params()
         if config.lora:
-            add_lora(model, config.rank, config.alpha, new_tokens=tokenizer.vocab_size - old_size, seed=config.seed)
+            add_lora(
+                model, config.rank, config.alpha, new_tokens=tokenizer.vocab_size - old_size, seed=config.seed
+            )
         learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
         if config.lora and tokenizer.vocab_size > old_size:  # of the table only the new rows learn
             learning -= old_size * model.config.d_model * (1 if model.config.tie_embeddings else 2)
-        packed = {s: pack(e, context, tokenizer.end_of_text) for s, e in (("train", data.train), ("val", data.val)) if e}
+        packed = {
+            s: pack(e, context, tokenizer.end_of_text)
+            for s, e in (("train", data.train), ("val", data.val))
+            if e
+        }
         train, val = packed["train"], packed.get("val")
         steps = config.steps or max(1, config.epochs * (len(train) // min(config.batch_size, len(train))))
-        replay = _base_batches(config.run, "train", config.batch_size, context, config.seed) if config.replay else None
-        require(not config.replay or replay is not None, f"--replay needs the text that {config.run} was trained on, and its data folder is not whole")
+        replay = (
+            _base_batches(config.run, "train", config.batch_size, context, config.seed)
+            if config.replay
+            else None
+        )
+        require(
+            not config.replay or replay is not None,
+            f"--replay needs the text that {config.run} was trained on, and its data folder is not whole",
+        )
         held_out = _base_batches(config.run, "val", config.batch_size, context, 0)
-        batches = [tuple(map(torch.from_numpy, held_out.batch(i))) for i in range(min(10, -(-held_out.windows // config.batch_size)))] if held_out else []
+        batches = (
+            [
+                tuple(map(torch.from_numpy, held_out.batch(i)))
+                for i in range(min(10, -(-held_out.windows // config.batch_size)))
+            ]
+            if held_out
+            else []
+        )
 
         def base_loss() -> float | None:
             return mean_loss(model, batches, dtype) if batches else None
 
-        log(f"examples: {len(data.train):,} to learn from, {len(data.val):,} held out" + (f", {len(data.bad)} lines left out" if data.bad else ""))
-        log(f"packed into {len(train):,} rows of {context + 1} tokens; {int(train.learned.sum()):,} of {int(train.ids.numel()):,} tokens are learned")
-        log(f"model: {n_params:,} parameters, {learning:,} learn" + (f" (rank {config.rank})" if config.lora else "") + f"; lr {config.max_lr:g}")
+        log(
+            f"examples: {len(data.train):,} to learn from, {len(data.val):,} held out"
+            + (f", {len(data.bad)} lines left out" if data.bad else "")
+        )
+        log(
+            f"packed into {len(train):,} rows of {context + 1} tokens; {int(train.learned.sum()):,} of "
+            f"{int(train.ids.numel()):,} tokens are learned"
+        )
+        log(
+            f"model: {n_params:,} parameters, {learning:,} learn"
+            + (f" (rank {config.rank})" if config.lora else "")
+            + f"; lr {config.max_lr:g}"
+        )
         log(f"device: {why}; precision: {why_dtype}; steps: {steps:,}")
         before, best, metrics = base_loss(), (math.inf, 0, {}), []
 
@@ -491,7 +598,11 @@ def finetune(config: FinetuneConfig, *, overwrite: bool = False, progress: bool 
             if line["step"] % config.eval_every == 0 or line["step"] == steps:
                 line["val_loss"] = mean_answer_loss(model, val or train, config.batch_size, dtype)
                 if line["val_loss"] < best[0]:
-                    best = line["val_loss"], line["step"], {name: t.detach().clone() for name, t in model.state_dict().items()}
+                    best = (
+                        line["val_loss"],
+                        line["step"],
+                        {name: t.detach().clone() for name, t in model.state_dict().items()},
+                    )
             bar.set_postfix({"loss": f"{line['loss']:.3f}"}, refresh=False)
 
         with tqdm(total=steps, unit="step", disable=None if progress is None else not progress) as bar:
@@ -515,7 +626,9 @@ def finetune(config: FinetuneConfig, *, overwrite: bool = False, progress: bool 
                 continue
             model.load_state_dict(state)
             plain = _merged_copy(model) if config.lora else model
-            pointers[which] = save_checkpoint(staging, plain, [], {"step": step, "best_loss": best[0], "batches": 1})
+            pointers[which] = save_checkpoint(
+                staging, plain, [], {"step": step, "best_loss": best[0], "batches": 1}
+            )
         model.load_state_dict(best[2])
         after = base_loss()
         for which, pointer in pointers.items():
@@ -523,7 +636,11 @@ def finetune(config: FinetuneConfig, *, overwrite: bool = False, progress: bool 
         with atomic_write(staging / "metrics.jsonl") as file:
             file.writelines((json.dumps(m) + "\n").encode() for m in metrics)
         plot_loss(metrics, staging / "loss.png", f"fine-tuned on {Path(config.data).name}")
-        versions = {"python": platform.python_version(), "torch": torch.__version__, "system": f"{platform.system()} {platform.machine()}"}
+        versions = {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "system": f"{platform.system()} {platform.machine()}",
+        }
         write_json(staging / "run.json", {
             "format": FORMAT, "version": VERSION, "train": final.to_dict(), "tokenizer": sha256_file(staging / "tokenizer.json"), "versions": versions,
             "finetune": {
@@ -540,7 +657,10 @@ def finetune(config: FinetuneConfig, *, overwrite: bool = False, progress: bool 
         held = "held-out answers" if val else "the answers (too few examples to hold some out)"
         log(f"loss of {held}: {best[0]:.3f} nats per token at step {best[1]}")
         if before is not None:
-            log(f"loss of the base run's held-out text: {before:.3f} before, {after:.3f} after" + (f" (replay {config.replay:g})" if config.replay else ""))
+            log(
+                f"loss of the base run's held-out text: {before:.3f} before, {after:.3f} after"
+                + (f" (replay {config.replay:g})" if config.replay else "")
+            )
         model, tokenizer = load_run(folder)
     return Run(folder, final, model, tokenizer, metrics)
 
@@ -560,14 +680,15 @@ def _merged_copy(model: GPT) -> GPT:
     plain.load_state_dict(state)
     return plain
 
-
 # %% ../nbs/17_finetune.ipynb #50ec1ba6
 class Chat:
-    """A conversation with a model: it keeps the history, streams replies, and cuts what no longer fits into the context.
+    """A conversation with a model: it keeps the history, streams replies, and cuts what no longer fits into
+    the context.
 
     Args:
         model: a `GPT` in evaluation mode.
-        tokenizer: its tokenizer; what is used of it is ``token_bytes``, ``special_tokens`` and ``end_of_text``.
+        tokenizer: its tokenizer; what is used of it is ``token_bytes``, ``special_tokens`` and
+            ``end_of_text``.
         template: messages -> tokens, ending with the opening of a reply; any callable.
         system: a first message of the system, which is never cut.
         max_new_tokens: tokens of a reply at most.
@@ -575,7 +696,8 @@ class Chat:
         seed: of the first reply; the next one has the next seed.
         settings: temperature and so on, as for `generate_stream`.
 
-    ``messages`` is the history, without the system's. ``notice`` says what was cut for the last reply, or is None.
+    ``messages`` is the history, without the system's. ``notice`` says what was cut for the last reply, or is
+    None.
     """
 
     def __init__(
@@ -604,29 +726,47 @@ class Chat:
         self.notice: str | None = None
 
     def reply(self, text: str) -> Iterator[str]:
-        """Add the user's ``text``, and yield the reply in pieces as it is written; it is added to the history, even if it is broken off.
+        """Add the user's ``text``, and yield the reply in pieces as it is written; it is added to the
+        history, even if it is broken off.
 
         ``ValueError`` if the text alone does not fit into the context; the history is then as it was.
         """
-        messages, context = [*self.messages, {"role": "user", "content": text}], self.model.config.context_length
+        messages, context = (
+            [*self.messages, {"role": "user", "content": text}],
+            self.model.config.context_length,
+        )
         room, last = min(self.max_new_tokens, context // 4 or 1), messages[-1:]
         alone = len(self.template([*self.system, *last]))
-        require(alone + room <= context, f"the message is too long: with its frame {alone} tokens, and the context of {context} must hold a reply too")
+        require(
+            alone + room <= context,
+            f"the message is too long: with its frame {alone} tokens, and the context of {context} must hold "
+            "a reply too",
+        )
         kept = messages
         while len(ids := self.template([*self.system, *kept])) + room > context:
             kept = kept[2:]  # the oldest question and its answer
         cut = len(messages) - len(kept)
-        self.notice = f"the conversation is longer than the model's context of {context} tokens; it no longer sees the {cut} oldest messages" if cut else None
+        self.notice = (
+            f"the conversation is longer than the model's context of {context} tokens; it no longer sees the "
+            f"{cut} oldest messages"
+            if cut
+            else None
+        )
         self.messages = kept
         most, seed = min(self.max_new_tokens, context - len(ids)), self.seed
         self.seed += 1
         return self._write(ids, most, seed)
 
     def _write(self, ids: list[int], most: int, seed: int) -> Iterator[str]:
-        decoder, answer = getincrementaldecoder("utf-8")(errors="replace"), {"role": "assistant", "content": ""}
+        decoder, answer = (
+            getincrementaldecoder("utf-8")(errors="replace"),
+            {"role": "assistant", "content": ""},
+        )
         self.messages = [*self.messages, answer]
         silent = {*self.stop_tokens, *self.tokenizer.special_tokens.values()}
-        for step in generate_stream(self.model, [ids], most, seed=seed, stop_tokens=self.stop_tokens, **self.settings):
+        for step in generate_stream(
+            self.model, [ids], most, seed=seed, stop_tokens=self.stop_tokens, **self.settings
+        ):
             piece = b"" if step.tokens[0] in silent else self.tokenizer.token_bytes(step.tokens[0])
             if text := decoder.decode(piece, final=step.ended[0]):
                 answer["content"] += text
@@ -640,10 +780,17 @@ class Chat:
         return "".join(self.reply(text))
 
 # %% ../nbs/17_finetune.ipynb #9fd580dc
-def chat_loop(chat: Chat, lines: Iterable[str], write: Callable[[str], None], note: Callable[[str], None], prompt: str = "") -> None:
+def chat_loop(
+    chat: Chat,
+    lines: Iterable[str],
+    write: Callable[[str], None],
+    note: Callable[[str], None],
+    prompt: str = "",
+) -> None:
     """Converse until the lines end or one says /quit: each line is a message, /reset forgets, /help explains.
 
-    Replies go to ``write`` in pieces, what is to be said about them to ``note``, one line each. ``prompt`` is written before each message.
+    Replies go to ``write`` in pieces, what is to be said about them to ``note``, one line each. ``prompt`` is
+    written before each message.
     """
     write(prompt)
     for line in lines:
@@ -676,17 +823,29 @@ def story_item(rng: random.Random) -> Item:
     """A story is wanted that begins with a person in a place, and has a thing in it."""
     text = _telling(rng)[0]
     said = [r.said for r in read(text)[0]]
-    person, thing = (rng.choice([getattr(s, kind) for s in said if s.kind == kind]) for kind in ("person", "thing"))
+    person, thing = (
+        rng.choice([getattr(s, kind) for s in said if s.kind == kind]) for kind in ("person", "thing")
+    )
     place = next(s.place for s in said if s.person == person)
     return ask(f"Tell a story: {person}, {place}, {thing}.", text, (person, place, thing))
 
 
 def good_story(truth: tuple[str, str, str], answer: str) -> bool:
-    """At least six sentences, every one true where it stands, at least two of them events, with what was asked for."""
+    """At least six sentences, every one true where it stands, at least two of them events,
+    with what was asked for."""
     found, world = read(answer.strip())
     person, place, thing = truth
-    begins = any(r.said and (r.said.kind, r.said.person, r.said.place) == ("person", person, place) for r in found)
-    return begins and thing in world.facts and len(found) >= 6 and all(r.fault is None for r in found) and world.events >= 2 and not world.questions
+    begins = any(
+        r.said and (r.said.kind, r.said.person, r.said.place) == ("person", person, place) for r in found
+    )
+    return (
+        begins
+        and thing in world.facts
+        and len(found) >= 6
+        and all(r.fault is None for r in found)
+        and world.events >= 2
+        and not world.questions
+    )
 
 
 def question_item(rng: random.Random) -> Item:
@@ -705,20 +864,26 @@ def translation_item(rng: random.Random, to: str) -> Item:
     """Two sentences to be put into Chinese ("zh") or English ("en")."""
     told = _two_sentences(rng)
     english, chinese = " ".join(map(say, told)), "".join(say(s, "zh") for s in told)
-    question, answer = (f"Translate into Chinese: {english}", chinese) if to == "zh" else (f"翻译成英文：{chinese}", english)
+    question, answer = (
+        (f"Translate into Chinese: {english}", chinese) if to == "zh" else (f"翻译成英文：{chinese}", english)
+    )
     return ask(question, answer, (to, [tuple(s[:5]) for s in told]))
 
 
 def good_translation(truth: tuple[str, list[tuple[str, ...]]], answer: str) -> bool:
-    """Sentence by sentence the same kind, person, thing, place and receiver, in any of the language's words for it."""
+    """Sentence by sentence the same kind, person, thing, place and receiver,
+    in any of the language's words for it."""
     language, meant = truth
     said = sentences(answer)
     ways = [readings(language).get(text, []) for text in said]
-    return len(said) == len(meant) and all(any(tuple(w[:5]) == m and not w.pronoun for w in way) for way, m in zip(ways, meant))
+    return len(said) == len(meant) and all(
+        any(tuple(w[:5]) == m and not w.pronoun for w in way) for way, m in zip(ways, meant)
+    )
 
 # %% ../nbs/17_finetune.ipynb #911b203f
 def all_tasks() -> list[Task]:
-    """Every graded task, in the article's order: generation, dialogue, question answering, rewriting, code."""
+    """Every graded task, in the article's order: generation, dialogue, question answering,
+    rewriting, code."""
     found = [
         Task("story", "generation", story_item, good_story), *TASKS, Task("question answering", "questions", question_item, exactly),
         Task("English to Chinese", "rewriting", lambda rng: translation_item(rng, "zh"), good_translation),
@@ -729,13 +894,16 @@ def all_tasks() -> list[Task]:
 
 
 def reading_matter(n: int, seed: int = 0) -> list[str]:
-    """Documents to pre-train on, none with a task in it: 42 % English and 20 % Chinese stories of the microworld, the rest texts of the
-    kinds that the tasks ask for (verses, scenes, sentences, expressions, talk), without any instruction."""
+    """Documents to pre-train on, none with a task in it: 42 % English and 20 % Chinese stories of the
+    microworld, the rest texts of the kinds that the tasks ask for (verses, scenes, sentences, expressions,
+    talk), without any instruction."""
     rng, found = random.Random(f"reading {seed}"), []
     for i in range(n):
         u = rng.random()
         if u < 0.62:
-            found.append(microworld.sample(1_000_000 + i, "en") if u < 0.42 else microworld.sample(2_000_000 + i, "zh"))
+            found.append(
+                microworld.sample(1_000_000 + i, "en") if u < 0.42 else microworld.sample(2_000_000 + i, "zh")
+            )
             continue
         task = rng.choice(TASKS)
         items = [task.make(rng) for _ in range(4)]
@@ -749,13 +917,25 @@ def reading_matter(n: int, seed: int = 0) -> list[str]:
 
 
 def answers(model: GPT, tokenizer: Tokenizer, items: Sequence[Item], *, framed: bool = True) -> list[str]:
-    """The most probable answer, token by token, to each item; unless ``framed``, the model continues the plain text of the question."""
+    """The most probable answer, token by token, to each item; unless ``framed``, the model continues the
+    plain text of the question."""
     template = ChatTemplate(tokenizer) if framed else None
-    prompts = [template(item.messages) if template else [tokenizer.end_of_text, *tokenizer.encode(f"{item.prompt}\n")] for item in items]
-    stop, most = template.stop_tokens if template else (tokenizer.end_of_text,), max(len(tokenizer.encode(item.answer)) for item in items) + 4
+    prompts = [
+        template(item.messages)
+        if template
+        else [tokenizer.end_of_text, *tokenizer.encode(f"{item.prompt}\n")]
+        for item in items
+    ]
+    stop, most = (
+        template.stop_tokens if template else (tokenizer.end_of_text,),
+        max(len(tokenizer.encode(item.answer)) for item in items) + 4,
+    )
     rows = generate(model, prompts, most, temperature=0, stop_tokens=stop)
     special = set(tokenizer.special_tokens.values())
-    return [tokenizer.decode([t for t in row[len(prompt) :] if t not in special]) for row, prompt in zip(rows, prompts)]
+    return [
+        tokenizer.decode([t for t in row[len(prompt) :] if t not in special])
+        for row, prompt in zip(rows, prompts)
+    ]
 
 
 def score(task: Task, items: Sequence[Item], given: Iterable[str]) -> float:
@@ -764,16 +944,19 @@ def score(task: Task, items: Sequence[Item], given: Iterable[str]) -> float:
 
 # %% ../nbs/17_finetune.ipynb #c23dacc2
 def embed(model: GPT, tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
-    """One vector for each text (N, d_model), of length 1: the mean of the last layer's vectors over its tokens."""
+    """One vector for each text (N, d_model), of length 1:
+    the mean of the last layer's vectors over its tokens."""
     rows = [torch.tensor([tokenizer.end_of_text, *tokenizer.encode(text)]) for text in texts]
-    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (N, T), filled up on the right, which the model does not see
+    # (N, T), filled up on the right, which the model does not see
+    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
     real = torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
     h = model.hidden(ids) * real[..., None]
     return F.normalize(h.sum(1) / real.sum(1, keepdim=True), dim=-1)
 
 
 def contrastive_loss(a: Tensor, b: Tensor, temperature: float = 0.05) -> Tensor:
-    """Mean cross-entropy of finding each row's partner among all rows, from a to b and from b to a. Unit vectors (N, d) each.
+    """Mean cross-entropy of finding each row's partner among all rows, from a to b and from b to a. Unit
+    vectors (N, d) each.
 
     Source: van den Oord et al. 2018, equation 4, in both directions.
     """
@@ -782,7 +965,8 @@ def contrastive_loss(a: Tensor, b: Tensor, temperature: float = 0.05) -> Tensor:
 
 # %% ../nbs/17_finetune.ipynb #b949a27a
 class Classifier(nn.Module):
-    """A GPT that sorts texts into classes, as GPT-1 was fine-tuned: a linear layer on the last token's vector.
+    """A GPT that sorts texts into classes, as GPT-1 was fine-tuned: a linear layer on the last token's
+    vector.
 
     Args:
         model: the GPT; it learns too.
@@ -799,9 +983,11 @@ class Classifier(nn.Module):
         nn.init.normal_(self.head.weight, std=0.02, generator=torch.Generator().manual_seed(seed))
 
     def hidden(self, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Texts as tokens, each with its end of text -> vectors (B, T, d), the tokens (B, T) filled up on the right, the lengths (B,)."""
+        """Texts as tokens, each with its end of text -> vectors (B, T, d), the tokens (B, T) filled up on the
+        right, the lengths (B,)."""
         lengths = torch.tensor([len(text) for text in texts])
-        ids = nn.utils.rnn.pad_sequence([torch.tensor(text) for text in texts], batch_first=True)  # a causal model: right padding is not seen
+        # a causal model: right padding is not seen
+        ids = nn.utils.rnn.pad_sequence([torch.tensor(text) for text in texts], batch_first=True)
         return self.model.hidden(ids), ids, lengths
 
     def forward(self, texts: Sequence[Sequence[int]]) -> Tensor:
@@ -810,7 +996,8 @@ class Classifier(nn.Module):
         return self.head(h[torch.arange(len(h)), lengths - 1])
 
     def loss(self, texts: Sequence[Sequence[int]], labels: Tensor, lm_weight: float = 0.5) -> Tensor:
-        """Cross-entropy of the labels (B,) plus ``lm_weight`` times that of the texts themselves, each a mean."""
+        """Cross-entropy of the labels (B,) plus ``lm_weight`` times that of the texts themselves,
+        each a mean."""
         h, ids, lengths = self.hidden(texts)
         loss = F.cross_entropy(self.head(h[torch.arange(len(h)), lengths - 1]), labels)
         if lm_weight == 0:

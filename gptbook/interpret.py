@@ -21,7 +21,8 @@ from .workshop.checks import one_of, require
 
 # %% ../nbs/20_interpret.ipynb #e2800bc0
 class Site(NamedTuple):
-    """A place inside a GPT: the residual stream after block ``layer`` (0: before the first), or a part of block ``layer`` (from 1)."""
+    """A place inside a GPT: the residual stream after block ``layer`` (0: before the first), or a part of
+    block ``layer`` (from 1)."""
 
     layer: int
     part: str = "stream"
@@ -31,11 +32,15 @@ PARTS = ("stream", "attention", "ffn", "heads", "neurons")
 
 
 def hook(model: GPT, site: Site, change: Callable[[Tensor], Tensor]) -> torch.utils.hooks.RemovableHandle:
-    """Let ``change`` replace the tensor at a site, (B, T, ...) -> the same shape, until the handle's ``remove()``."""
+    """Let ``change`` replace the tensor at a site, (B, T, ...) -> the same shape,
+    until the handle's ``remove()``."""
     layer, part = site
     one_of("part", part, PARTS)
     first = 0 if part == "stream" else 1
-    require(first <= layer <= len(model.blocks), f"layer {layer} of {part}: it must lie between {first} and {len(model.blocks)}")
+    require(
+        first <= layer <= len(model.blocks),
+        f"layer {layer} of {part}: it must lie between {first} and {len(model.blocks)}",
+    )
     if layer == 0:  # the input of the first block
         return model.blocks[0].register_forward_pre_hook(lambda module, args: (change(args[0]), *args[1:]))
     block = model.blocks[layer - 1]
@@ -48,7 +53,8 @@ def hook(model: GPT, site: Site, change: Callable[[Tensor], Tensor]) -> torch.ut
 # %% ../nbs/20_interpret.ipynb #b6abe894
 @contextmanager
 def intervene(model: GPT, changes: Mapping[Site, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """While inside, each site's tensor goes through its function. The model is left as it was, also after an error."""
+    """While inside, each site's tensor goes through its function. The model is left as it was,
+    also after an error."""
     handles = []
     try:
         for site, change in changes.items():
@@ -74,11 +80,15 @@ def record(model: GPT, ids: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]
 # %% ../nbs/20_interpret.ipynb #e1276a4d
 @torch.no_grad()
 def logit_lens(model: GPT, ids: Tensor) -> Tensor:
-    """The head's reading of the stream before the first block and after each: ids (B, T) -> (n_layer + 1, B, T, V).
+    """The head's reading of the stream before the first block and after each: ids (B, T) -> (n_layer + 1, B,
+    T, V).
 
     Source: nostalgebraist 2020. For models with pre-norm blocks. Raises ``ValueError`` for others.
     """
-    require(model.config.norm_position == "pre", "the logit lens needs pre-norm blocks: only they share one stream")
+    require(
+        model.config.norm_position == "pre",
+        "the logit lens needs pre-norm blocks: only they share one stream",
+    )
     sites = [Site(layer) for layer in range(len(model.blocks) + 1)]
     streams = record(model, ids, sites)
     return torch.stack([model.head(model.norm(streams[site])) for site in sites])
@@ -112,24 +122,39 @@ def attention_weights(model: GPT, ids: Tensor) -> Tensor:
 def head_scores(model: GPT, period: int = 20, n: int = 32, seed: int = 0) -> tuple[Tensor, Tensor]:
     """How much each head looks at the previous token, and at what followed the present token one period ago.
 
-    Reads ``n`` texts in which ``period`` random tokens come twice. Returns two tensors (n_layer, n_head) of weights between 0 and 1.
+    Reads ``n`` texts in which ``period`` random tokens come twice. Returns two tensors (n_layer, n_head) of
+    weights between 0 and 1.
     Source: Olsson et al. 2022. Raises ``ValueError`` if two periods do not fit into the context.
     """
-    require(2 <= period <= model.config.context_length // 2, f"period = {period}: two must fit into {model.config.context_length} tokens")
+    require(
+        2 <= period <= model.config.context_length // 2,
+        f"period = {period}: two must fit into {model.config.context_length} tokens",
+    )
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(model.config.vocab_size, (n, period), generator=generator).repeat(1, 2).to(model.embedding.weight.device)
+    ids = (
+        torch.randint(model.config.vocab_size, (n, period), generator=generator)
+        .repeat(1, 2)
+        .to(model.embedding.weight.device)
+    )
     weights = attention_weights(model, ids)  # (n_layer, n, n_head, 2p, 2p)
     before = weights.diagonal(offset=-1, dim1=-2, dim2=-1)  # at t, the weight on t - 1, for t = 1 ... 2p - 1
-    followed = weights.diagonal(offset=1 - period, dim1=-2, dim2=-1)  # the weight on t - p + 1, for t = p - 1 ... 2p - 1
+    # the weight on t - p + 1, for t = p - 1 ... 2p - 1
+    followed = weights.diagonal(offset=1 - period, dim1=-2, dim2=-1)
     return before[..., period - 1 :].mean(dim=(1, -1)), followed[..., 1:].mean(dim=(1, -1))
 
 # %% ../nbs/20_interpret.ipynb #0000640e
 @contextmanager
-def silence_heads(model: GPT, heads: Sequence[tuple[int, int]], means: Mapping[Site, Tensor] | None = None) -> Iterator[None]:
-    """While inside, the outputs of ``heads``, pairs (layer from 1, head from 0), are their ``means`` (d_model,) by site, or zero."""
+def silence_heads(
+    model: GPT, heads: Sequence[tuple[int, int]], means: Mapping[Site, Tensor] | None = None
+) -> Iterator[None]:
+    """While inside, the outputs of ``heads``, pairs (layer from 1, head from 0), are their ``means``
+    (d_model,) by site, or zero."""
     d_k = model.config.d_k
     for _, head in heads:
-        require(0 <= head < model.config.n_head, f"head {head}: a block has the heads 0 to {model.config.n_head - 1}")
+        require(
+            0 <= head < model.config.n_head,
+            f"head {head}: a block has the heads 0 to {model.config.n_head - 1}",
+        )
 
     def silence(layer: int) -> Callable[[Tensor], Tensor]:
         def change(x: Tensor) -> Tensor:
@@ -141,7 +166,9 @@ def silence_heads(model: GPT, heads: Sequence[tuple[int, int]], means: Mapping[S
 
         return change
 
-    with intervene(model, {Site(layer, "heads"): silence(layer) for layer in sorted({layer for layer, _ in heads})}):
+    with intervene(
+        model, {Site(layer, "heads"): silence(layer) for layer in sorted({layer for layer, _ in heads})}
+    ):
         yield
 
 
@@ -153,7 +180,8 @@ def mean_heads(model: GPT, ids: Tensor) -> dict[Site, Tensor]:
 # %% ../nbs/20_interpret.ipynb #34f184aa
 @dataclass
 class Probe:
-    """A linear classifier of activations. ``weight`` (classes, d), ``bias`` (classes,), ``mean`` and ``scale`` (d,) of the inputs."""
+    """A linear classifier of activations. ``weight`` (classes, d), ``bias`` (classes,), ``mean`` and
+    ``scale`` (d,) of the inputs."""
 
     weight: Tensor
     bias: Tensor
@@ -170,8 +198,12 @@ class Probe:
 
 
 def fit_probe(x: Tensor, y: Tensor, classes: int, penalty: float = 1e-3, steps: int = 60) -> Probe:
-    """Fit a `Probe` to activations x (n, d) and classes y (n,) by L-BFGS; ``penalty`` times the squared weights is added."""
-    require(x.ndim == 2 and len(x) == len(y) > 0, f"x {tuple(x.shape)} and y {tuple(y.shape)} must be (n, d) and (n,)")
+    """Fit a `Probe` to activations x (n, d) and classes y (n,) by L-BFGS;
+    ``penalty`` times the squared weights is added."""
+    require(
+        x.ndim == 2 and len(x) == len(y) > 0,
+        f"x {tuple(x.shape)} and y {tuple(y.shape)} must be (n, d) and (n,)",
+    )
     mean, scale = x.mean(0), x.std(0).clamp(min=1e-6)
     z = (x - mean) / scale
     weight = torch.zeros(classes, x.shape[1], requires_grad=True)
@@ -190,7 +222,8 @@ def fit_probe(x: Tensor, y: Tensor, classes: int, penalty: float = 1e-3, steps: 
 # %% ../nbs/20_interpret.ipynb #840d687e
 @torch.no_grad()
 def patch(model: GPT, ids: Tensor, site: Site, columns: Tensor, values: Tensor) -> Tensor:
-    """The logits (B, T, V) for ids (B, T) with a site's activations at ``columns`` (B, k) replaced by ``values`` (B, k, ...)."""
+    """The logits (B, T, V) for ids (B, T) with a site's activations at ``columns`` (B, k) replaced by
+    ``values`` (B, k, ...)."""
     rows = torch.arange(len(ids))[:, None]
 
     def change(x: Tensor) -> Tensor:
@@ -204,12 +237,14 @@ def patch(model: GPT, ids: Tensor, site: Site, columns: Tensor, values: Tensor) 
 # %% ../nbs/20_interpret.ipynb #53f5b91b
 @torch.no_grad()
 def neuron_contexts(model: GPT, ids: Tensor, site: Site, k: int = 20) -> Tensor:
-    """For each neuron at a site, the flat positions in ids (B, T) with its k highest activations: (neurons, k)."""
+    """For each neuron at a site, the flat positions in ids (B, T) with its k highest activations:
+    (neurons, k)."""
     return record(model, ids, [site])[site].flatten(0, 1).topk(k, dim=0).indices.T
 
 
 @torch.no_grad()
 def neuron_promotes(model: GPT, layer: int, k: int = 5) -> Tensor:
-    """The k tokens whose logits each neuron of block ``layer`` raises most when it is active: (neurons, k)."""
+    """The k tokens whose logits each neuron of block ``layer`` raises most when it is active:
+    (neurons, k)."""
     columns = model.blocks[layer - 1].ffn.down.weight.T  # (neurons, d_model)
     return model.head(columns).topk(k, dim=-1).indices

@@ -35,7 +35,8 @@ class TokenCost:
     """What one step of writing costs at least; see `cost_per_token` for the assumptions.
 
     flops : operations of the step. bytes_read : weights and caches. seconds : the longer of the two times.
-    tokens_per_second : of all texts together. price : of a million tokens, in the unit of ``hour_price``. bound : "memory" or "arithmetic".
+    tokens_per_second : of all texts together. price : of a million tokens, in the unit of ``hour_price``.
+    bound : "memory" or "arithmetic".
     """
 
     flops: int
@@ -56,19 +57,30 @@ def cost_per_token(
     hour_price: float = 0.0,
     number_bytes: float = 2,
 ) -> TokenCost:
-    """The least cost of writing token number ``length`` of ``batch`` texts, one token each, with cached keys and values.
+    """The least cost of writing token number ``length`` of ``batch`` texts, one token each, with cached keys
+    and values.
 
     Args:
         config: the model. length: tokens of each text with the new one. batch: texts written side by side.
         flops_per_second, bytes_per_second: what the machine reaches (all its devices together).
-        hour_price: price of the machine for an hour. number_bytes: of a weight and of a cached number (2 for bfloat16).
+        hour_price: price of the machine for an hour. number_bytes: of a weight and of a cached number (2 for
+            bfloat16).
 
-    Norms, softmax and exchange between devices are not counted: it is a bound. ``ValueError`` for a number that is not positive
-    (``hour_price`` may be 0). Source: Pope et al. 2022, section 2; Williams et al. 2009 for the maximum of two times.
+    Norms, softmax and exchange between devices are not counted: it is a bound. ``ValueError`` for a number
+    that is not positive (``hour_price`` may be 0). Source: Pope et al. 2022, section 2; Williams et al. 2009
+    for the maximum of two times.
     """
-    for name, value in (("length", length), ("batch", batch), ("flops_per_second", flops_per_second), ("bytes_per_second", bytes_per_second)):
+    for name, value in (
+        ("length", length),
+        ("batch", batch),
+        ("flops_per_second", flops_per_second),
+        ("bytes_per_second", bytes_per_second),
+    ):
         require(value > 0, f"{name} = {value} must be above 0")
-    require(number_bytes > 0 and hour_price >= 0, f"number_bytes = {number_bytes} must be above 0 and hour_price = {hour_price} not below")
+    require(
+        number_bytes > 0 and hour_price >= 0,
+        f"number_bytes = {number_bytes} must be above 0 and hour_price = {hour_price} not below",
+    )
     flops = batch * flops_per_token(config, length)
     cache = 2 * config.n_layer * config.kv_heads * config.d_k * length * batch
     read = (count_params(config) + cache) * number_bytes
@@ -79,7 +91,8 @@ def cost_per_token(
 
 # %% ../nbs/22_limits.ipynb #d5c24537
 def sharpened(share: ArrayLike, temperature: float) -> np.ndarray:
-    """The share of the first of two outcomes after sampling at ``temperature``; 0 is greedy (one half stays one half).
+    """The share of the first of two outcomes after sampling at ``temperature``; 0 is greedy (one half stays
+    one half).
 
     share : (...,) in [0, 1] -> (...,). ``ValueError`` for values out of range.
     """
@@ -100,9 +113,12 @@ def balance_weights(groups: ArrayLike) -> np.ndarray:
 
 
 def effective_size(weights: ArrayLike) -> float:
-    """How many equally weighted examples give a mean as sure: weights (N,), none negative. Source: Kish 1965."""
+    """How many equally weighted examples give a mean as sure: weights (N,), none negative. Source:
+    Kish 1965."""
     w = np.asarray(weights, dtype=float)
-    require(len(w) > 0 and bool((w >= 0).all()) and w.sum() > 0, "weights must not be negative, and not all zero")
+    require(
+        len(w) > 0 and bool((w >= 0).all()) and w.sum() > 0, "weights must not be negative, and not all zero"
+    )
     return float(w.sum() ** 2 / (w**2).sum())
 
 # %% ../nbs/22_limits.ipynb #f64f24c0
@@ -112,11 +128,13 @@ ROLE_SHARES = {"baker": 0.9, "nurse": 0.7, "guard": 0.5, "pilot": 0.3}
 WOMEN, MEN = ("Anna", "Clara", "Emma", "Mia"), ("Ben", "David", "Felix", "Paul")
 
 
-def skewed_stories(n: int, seed: int = 0, *, shares: dict[str, float] = ROLE_SHARES, named: float = 0.3) -> list[tuple[str, str, bool]]:
+def skewed_stories(
+    n: int, seed: int = 0, *, shares: dict[str, float] = ROLE_SHARES, named: float = 0.3
+) -> list[tuple[str, str, bool]]:
     """Stories of two sentences about somebody in a role, as (story, role, woman).
 
-    The role is drawn evenly, the person is a woman with the role's share; the share ``named`` of the stories tells a name, from which the
-    pronoun follows: ``Anna is the pilot . the pilot smiles . she sings .``
+    The role is drawn evenly, the person is a woman with the role's share; the share ``named`` of the stories
+    tells a name, from which the pronoun follows: ``Anna is the pilot . the pilot smiles . she sings .``
     """
     require(0 <= named <= 1 and all(0 <= s <= 1 for s in shares.values()), "shares must be in [0, 1]")
     rng, stories = random.Random(seed), []
@@ -132,21 +150,30 @@ def skewed_stories(n: int, seed: int = 0, *, shares: dict[str, float] = ROLE_SHA
 Batch = tuple[Tensor, Tensor]  # token ids (B, T), weights (B, T - 1) of the predictions
 
 
-def fit_rows(model: GPT, batch: Callable[[torch.Generator], Batch], steps: int, *, lr: float = 0.02, seed: int = 0) -> list[float]:
-    """Train a model in place on weighted predictions; Muon for the hidden matrices, AdamW (0.15 ``lr``) for the rest.
+def fit_rows(
+    model: GPT, batch: Callable[[torch.Generator], Batch], steps: int, *, lr: float = 0.02, seed: int = 0
+) -> list[float]:
+    """Train a model in place on weighted predictions; Muon for the hidden matrices, AdamW (0.15 ``lr``) for
+    the rest.
 
-    ``batch`` gets a generator and returns ids (B, T) and weights (B, T - 1), of which place t weighs the prediction of token t + 1.
+    ``batch`` gets a generator and returns ids (B, T) and weights (B, T - 1), of which place t weighs the
+    prediction of token t + 1.
     Returns the weighted mean loss of each step in nats. The model ends in evaluation mode.
     """
     require(steps >= 0 and lr > 0, f"steps = {steps} must be at least 0, lr = {lr} above 0")
     hidden = hidden_matrices(model)
     rest = [p for p in model.parameters() if all(p is not h for h in hidden)]
-    optimizers = [(Muon(hidden, lr=lr, weight_decay=0.0, dtype=torch.float32), lr), (AdamW(rest, lr=lr, weight_decay=0.0), 0.15 * lr)]
+    optimizers = [
+        (Muon(hidden, lr=lr, weight_decay=0.0, dtype=torch.float32), lr),
+        (AdamW(rest, lr=lr, weight_decay=0.0), 0.15 * lr),
+    ]
     generator, losses = torch.Generator().manual_seed(seed), []
     model.train()
     for step in range(steps):
         ids, weights = batch(generator)
-        each = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(weights.shape)
+        each = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(
+            weights.shape
+        )
         loss = (each * weights).sum() / weights.sum()
         loss.backward()
         clip_gradients(list(model.parameters()), 1.0)
@@ -161,7 +188,8 @@ def fit_rows(model: GPT, batch: Callable[[torch.Generator], Batch], steps: int, 
 
 
 def text_rows(texts: Sequence[Sequence[int]], end: int, weights: ArrayLike | None = None) -> Batch:
-    """Texts as rows: ids (N, longest + 2), each begun, ended and filled up with ``end``; weights (N, longest + 1), 0 after the first end.
+    """Texts as rows: ids (N, longest + 2), each begun, ended and filled up with ``end``;
+    weights (N, longest + 1), 0 after the first end.
 
     ``weights`` (N,) multiplies each text's predictions.
     """
@@ -186,7 +214,8 @@ def drawn_from(rows: Batch, size: int) -> Callable[[torch.Generator], Batch]:
 
 # %% ../nbs/22_limits.ipynb #9fa03484
 class FilterOutcome(NamedTuple):
-    """What a filter does: unwanted share of what is left, precision of what it takes out, share of all texts that are left."""
+    """What a filter does: unwanted share of what is left, precision of what it takes out,
+    share of all texts that are left."""
 
     left: float
     precision: float
@@ -194,9 +223,11 @@ class FilterOutcome(NamedTuple):
 
 
 def filter_outcome(base: float, recall: float, false_alarm: float = 0.0) -> FilterOutcome:
-    """Apply a filter to texts of which the share ``base`` is unwanted. All arguments and results are shares in [0, 1].
+    """Apply a filter to texts of which the share ``base`` is unwanted. All arguments and results are shares
+    in [0, 1].
 
-    ``precision`` is nan for a filter that takes nothing out. ``ValueError`` if a share is out of range or nothing is left.
+    ``precision`` is nan for a filter that takes nothing out. ``ValueError`` if a share is out of range or
+    nothing is left.
     """
     for name, value in (("base", base), ("recall", recall), ("false_alarm", false_alarm)):
         require(0 <= value <= 1, f"{name} = {value} must be in [0, 1]")
@@ -215,14 +246,19 @@ class LogScoreParts(NamedTuple):
 
 
 def log_score_parts(forecast: ArrayLike, outcome: ArrayLike) -> LogScoreParts:
-    """Split the mean log loss by groups of *equal* forecasts: forecast (N,) in [0, 1], outcome (N,) of 0 and 1.
+    """Split the mean log loss by groups of *equal* forecasts: forecast (N,) in [0, 1], outcome (N,)
+    of 0 and 1.
 
-    Round the forecasts before, if all are different: with one case in each group the refinement is zero. Infinite where a forecast
-    of 0 or 1 was wrong. ``ValueError`` for values out of range. Source: Bröcker 2009.
+    Round the forecasts before, if all are different: with one case in each group the refinement is zero.
+    Infinite where a forecast of 0 or 1 was wrong. ``ValueError`` for values out of
+    range. Source: Bröcker 2009.
     """
     q, y = np.asarray(forecast, dtype=float), np.asarray(outcome, dtype=float)
     require(len(q) == len(y) > 0, "log_score_parts needs as many outcomes as forecasts, and at least one")
-    require(bool(((q >= 0) & (q <= 1)).all() and np.isin(y, (0, 1)).all()), "forecasts must be in [0, 1] and outcomes 0 or 1")
+    require(
+        bool(((q >= 0) & (q <= 1)).all() and np.isin(y, (0, 1)).all()),
+        "forecasts must be in [0, 1] and outcomes 0 or 1",
+    )
     values, which, counts = np.unique(q, return_inverse=True, return_counts=True)
     came = np.bincount(which, weights=y) / counts
     term = lambda a, b: np.where(a > 0, -a * np.log(np.where(a > 0, b, 1.0)), 0.0)  # noqa: E731
@@ -230,11 +266,14 @@ def log_score_parts(forecast: ArrayLike, outcome: ArrayLike) -> LogScoreParts:
         cross = term(came, values) + term(1 - came, 1 - values)
     own = term(came, came) + term(1 - came, 1 - came)
     share = counts / len(q)
-    return LogScoreParts(float((share * cross).sum()), float((share * (cross - own)).sum()), float((share * own).sum()))
+    return LogScoreParts(
+        float((share * cross).sum()), float((share * (cross - own)).sum()), float((share * own).sum())
+    )
 
 # %% ../nbs/22_limits.ipynb #147a7390
 def abstain_threshold(wrong: float, abstain: float, right: float = 0.0) -> float:
-    """The probability from which on answering costs no more than abstaining, in [0, 1]. Arguments: costs of the three outcomes.
+    """The probability from which on answering costs no more than abstaining, in [0, 1]. Arguments: costs of
+    the three outcomes.
 
     ``ValueError`` unless a right answer costs less than a wrong one. Source: Chow 1970.
     """
@@ -256,18 +295,21 @@ class RiskCoverage:
 
 
 def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
-    """Answer the surest first: confidence (N,), correct (N,) of 0 and 1. Source: Geifman and El-Yaniv 2017."""
+    """Answer the surest first: confidence (N,), correct (N,) of 0 and 1. Source:
+    Geifman and El-Yaniv 2017."""
     c, y = np.asarray(confidence, dtype=float), np.asarray(correct, dtype=float)
     require(len(c) == len(y) > 0, "risk_coverage needs as many outcomes as confidences, and at least one")
     values, which, counts = np.unique(-c, return_inverse=True, return_counts=True)
     errors = np.bincount(which, weights=1 - y)
     answered, wrong = counts.cumsum(), errors.cumsum()
-    one_by_one = np.repeat(errors / counts, counts).cumsum() / np.arange(1, len(c) + 1)  # equal ones in any order, on average
+    # equal ones in any order, on average
+    one_by_one = np.repeat(errors / counts, counts).cumsum() / np.arange(1, len(c) + 1)
     return RiskCoverage(-values, answered / len(c), wrong / answered, float(one_by_one.mean()))
 
 # %% ../nbs/22_limits.ipynb #ef195ee5
 def longest_carry(a: ArrayLike, b: ArrayLike) -> np.ndarray:
-    """Length of the longest carry chain when whole numbers a and b, not negative, are added in decimal: (...,) and (...,) -> (...,)."""
+    """Length of the longest carry chain when whole numbers a and b, not negative, are added in decimal:
+    (...,) and (...,) -> (...,)."""
     a, b = np.broadcast_arrays(np.asarray(a, dtype=np.int64), np.asarray(b, dtype=np.int64))
     require(bool((a >= 0).all() and (b >= 0).all()), "carries are counted for numbers that are not negative")
     now, longest = np.zeros(a.shape, dtype=int), np.zeros(a.shape, dtype=int)
@@ -279,18 +321,21 @@ def longest_carry(a: ArrayLike, b: ArrayLike) -> np.ndarray:
 
 
 def carry_chain_probability(n: int, k: int) -> Fraction:
-    """The exact probability that the sum of two numbers of n random digits (leading zeros allowed) has a carry chain of length k or more."""
+    """The exact probability that the sum of two numbers of n random digits (leading zeros allowed) has a
+    carry chain of length k or more."""
     require(n >= 0 and k >= 1, f"n = {n} must be at least 0 and k = {k} at least 1")
     x = [Fraction(1)] + [Fraction(0)] * (k - 1)
     for _ in range(n):
         makes, hands_on = Fraction(45, 100) * sum(x), [Fraction(10, 100) * value for value in x[1:]]
-        stops = sum(x) - makes - sum(hands_on)  # a chain that would reach k is in hands_on[-1], or in makes if k = 1
+        # a chain that would reach k is in hands_on[-1], or in makes if k = 1
+        stops = sum(x) - makes - sum(hands_on)
         x = [stops] + ([makes, *hands_on[:-1]] if k > 1 else [])
     return 1 - sum(x)
 
 # %% ../nbs/22_limits.ipynb #e7d2cdb9
 PLUS, EQUALS, SUM_END = 10, 11, 13
-"""Tokens of a sum after the digits 0 to 9, those of ``CharTokenizer("0123456789+=")``; 12 is its unknown character."""
+"""Tokens of a sum after the digits 0 to 9, those of ``CharTokenizer("0123456789+=")``;
+12 is its unknown character."""
 
 
 def _digits(x: Tensor, n: int, reverse: bool) -> Tensor:
@@ -298,23 +343,36 @@ def _digits(x: Tensor, n: int, reverse: bool) -> Tensor:
     return x[:, None] // 10**places % 10  # (N,) -> (N, n)
 
 
-def addition_rows(n: int, digits: tuple[int, int], generator: torch.Generator, *, reverse: bool = False) -> Batch:
-    """Sums ``a+b=c`` of two numbers with equally many digits, of a length drawn evenly from ``digits`` (least, most).
+def addition_rows(
+    n: int, digits: tuple[int, int], generator: torch.Generator, *, reverse: bool = False
+) -> Batch:
+    """Sums ``a+b=c`` of two numbers with equally many digits, of a length drawn evenly from ``digits``
+    (least, most).
 
-    Returns ids (n, 3 most + 4), filled up with ``SUM_END``, and weights (n, 3 most + 3), 1 for the sum and the end after it.
+    Returns ids (n, 3 most + 4), filled up with ``SUM_END``, and weights (n, 3 most + 3), 1 for the sum and
+    the end after it.
     ``reverse`` writes all three numbers from the right. ``ValueError`` for lengths outside 1 ... 17.
     """
     least, most = digits
-    require(n >= 1 and 1 <= least <= most <= 17, f"digits = {digits} must be two lengths from 1 to 17, the smaller first, and n = {n} at least 1")
+    require(
+        n >= 1 and 1 <= least <= most <= 17,
+        f"digits = {digits} must be two lengths from 1 to 17, the smaller first, and n = {n} at least 1",
+    )
     ids, weights = torch.full((n, 3 * most + 4), SUM_END), torch.zeros(n, 3 * most + 3)
     length = torch.randint(least, most + 1, (n,), generator=generator)
     low = torch.where(length == 1, 0, 10 ** (length - 1))
-    a, b = (low + (torch.rand(2, n, generator=generator, dtype=torch.float64) * (10**length - low)).long())
+    a, b = low + (torch.rand(2, n, generator=generator, dtype=torch.float64) * (10**length - low)).long()
     for k in range(least, most + 1):
         for places in (k, k + 1):  # digits of the sum
             some = ((length == k) & ((a + b >= 10**k) == (places > k))).nonzero()[:, 0]
             sign = lambda token: torch.full((len(some), 1), token)  # noqa: B023, E731
-            parts = [_digits(a[some], k, reverse), sign(PLUS), _digits(b[some], k, reverse), sign(EQUALS), _digits(a[some] + b[some], places, reverse)]
+            parts = [
+                _digits(a[some], k, reverse),
+                sign(PLUS),
+                _digits(b[some], k, reverse),
+                sign(EQUALS),
+                _digits(a[some] + b[some], places, reverse),
+            ]
             ids[some, : 2 * k + 2 + places] = torch.cat(parts, 1)
             weights[some, 2 * k + 1 : 2 * k + 2 + places] = 1.0
     return ids, weights
@@ -322,33 +380,43 @@ def addition_rows(n: int, digits: tuple[int, int], generator: torch.Generator, *
 
 @torch.no_grad()
 def rows_right(model: GPT, rows: Batch) -> Tensor:
-    """Whether greedy decoding gets every weighted token of a row: (ids (N, T), weights (N, T - 1)) -> (N,) of booleans.
+    """Whether greedy decoding gets every weighted token of a row: (ids (N, T), weights (N, T - 1)) -> (N,) of
+    booleans.
 
-    One pass does: as long as all tokens so far were right, the model has read what greedy decoding would have written.
+    One pass does: as long as all tokens so far were right, the model has read what greedy decoding would have
+    written.
     """
     ids, weights = rows
     return ((model(ids[:, :-1]).argmax(-1) == ids[:, 1:]) | (weights == 0)).all(1)
 
 
-def addition_accuracy(model: GPT, digits: int, *, reverse: bool = False, n: int = 500, seed: int = 0) -> float:
+def addition_accuracy(
+    model: GPT, digits: int, *, reverse: bool = False, n: int = 500, seed: int = 0
+) -> float:
     """Share of right sums of two numbers with ``digits`` digits, by greedy decoding."""
     rows = addition_rows(n, (digits, digits), torch.Generator().manual_seed(seed), reverse=reverse)
     return rows_right(model, rows).double().mean().item()
 
 # %% ../nbs/22_limits.ipynb #2af9539b
 ASK, ANSWER, CHAIN_END, FACT = 12, 13, 14, 15
-"""Tokens of a chain question after the twelve names 0 to 11; the fact "a is shorter than b" is the one token FACT + 12 a + b, up to 158."""
+"""Tokens of a chain question after the twelve names 0 to 11; the fact "a is shorter than b" is the one token
+FACT + 12 a + b, up to 158."""
 
 
 def chain_rows(n: int, depths: tuple[int, int], generator: torch.Generator, *, steps: bool) -> Batch:
     """Eight facts, shuffled, a name, and the end of its chain: ``a<b c<d ... ? name : answer end``.
 
-    The depth, facts to be joined, is drawn evenly from ``depths`` (least, most), from 1 to 6; the other facts make three more chains, some
-    perhaps of no fact, so that the number of facts tells nothing. With ``steps`` the answer is every name on the way, else only the last.
-    Returns ids (n, T) and weights (n, T - 1), 1 for the answer and the end; T is 13, or 12 + most with ``steps``.
+    The depth, facts to be joined, is drawn evenly from ``depths`` (least, most), from 1 to 6; the other facts
+    make three more chains, some perhaps of no fact, so that the number of facts tells nothing. With ``steps``
+    the answer is every name on the way, else only the last.
+    Returns ids (n, T) and weights (n, T - 1), 1 for the answer and the end; T is 13, or 12 + most with
+    ``steps``.
     """
     least, most = depths
-    require(n >= 1 and 1 <= least <= most <= 6, f"depths = {depths} must be two depths from 1 to 6, the smaller first, and n = {n} at least 1")
+    require(
+        n >= 1 and 1 <= least <= most <= 6,
+        f"depths = {depths} must be two depths from 1 to 6, the smaller first, and n = {n} at least 1",
+    )
     width = 12 + (most if steps else 1)
     ids, weights = torch.full((n, width), CHAIN_END), torch.zeros(n, width - 1)
     for i in range(n):
@@ -359,7 +427,13 @@ def chain_rows(n: int, depths: tuple[int, int], generator: torch.Generator, *, s
         facts = list(pairwise(path)) + [pair for j, pair in enumerate(pairwise(rest), 1) if j not in cuts]
         order = torch.randperm(8, generator=generator).tolist()
         answer = path[1:] if steps else path[-1:]
-        row = [FACT + 12 * facts[j][0] + facts[j][1] for j in order] + [ASK, path[0], ANSWER, *answer, CHAIN_END]
+        row = [FACT + 12 * facts[j][0] + facts[j][1] for j in order] + [
+            ASK,
+            path[0],
+            ANSWER,
+            *answer,
+            CHAIN_END,
+        ]
         ids[i, : len(row)] = torch.tensor(row)
         weights[i, 10 : len(row) - 1] = 1.0
     return ids, weights
@@ -368,14 +442,17 @@ def chain_rows(n: int, depths: tuple[int, int], generator: torch.Generator, *, s
 def choose(model: GPT, options: Sequence[Batch]) -> tuple[Tensor, Tensor]:
     """The most probable of some continuations, and the price of the demand that it be one of them.
 
-    options : for each, rows (ids (N, T), weights (N, T - 1)) whose weighted places are the continuation with its end; all with the same
-    prompts. Returns which (N,) of integers, and -ln p(any of them) (N,) in nats. The options must differ.
+    options : for each, rows (ids (N, T), weights (N, T - 1)) whose weighted places are the continuation with
+    its end; all with the same prompts. Returns which (N,) of integers, and -ln p(any of them) (N,) in nats.
+    The options must differ.
     """
     require(len(options) >= 2, "choose needs at least two options")
     with torch.no_grad():
         scores = []
         for ids, weights in options:
-            each = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(weights.shape)
+            each = F.cross_entropy(
+                model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+            ).view(weights.shape)
             scores.append(-(each * weights).sum(1))
     log_p = torch.stack(scores, dim=1)  # (N, options)
     return log_p.argmax(1), -log_p.logsumexp(1)

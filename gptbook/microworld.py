@@ -35,7 +35,8 @@ THINGS = {
 }  # fmt: skip
 FOOD = ("apple", "cake")
 
-# Each kind of sentence has the same number of forms in both languages; {s} subject, {t} thing, {l} place, {r} receiver.
+# Each kind of sentence has the same number of forms in both languages; {s} subject, {t} thing, {l} place,
+# {r} receiver.
 FORMS = {
     "en": {
         "person": ("{s} is in the {l}.", "{s} stands in the {l}."),
@@ -85,13 +86,18 @@ FORMS = {
     },
 }
 OTHER_QUESTIONS = {  # the same questions in words that the training text never uses
-    "en": {"where person": "In which place is {s}?", "where thing": "In which place is the {t}?", "who has": "Whose hands hold the {t}?"},
+    "en": {
+        "where person": "In which place is {s}?",
+        "where thing": "In which place is the {t}?",
+        "who has": "Whose hands hold the {t}?",
+    },
     "zh": {"where person": "{s}在什么地方？", "where thing": "{t}在什么地方？", "who has": "谁拿着{t}？"},
 }
 
 # %% ../nbs/02_microworld.ipynb #61aeeb73
 class Sentence(NamedTuple):
-    """What a sentence says: its kind, its words (person, thing, place, receiver; empty where there is none), and its form."""
+    """What a sentence says: its kind, its words (person, thing, place, receiver;
+    empty where there is none), and its form."""
 
     kind: str
     person: str = ""
@@ -161,7 +167,8 @@ WEIGHTS = {"move": 3, "take": 4, "drop": 1, "give": 2, "want": 1, "hungry": 1, "
 
 
 def events(world: World, split: str = "train") -> list[tuple[float, Sentence]]:
-    """What may happen next, with probabilities that sum to 1; forms and pronouns are chosen later. Empty if nothing may."""
+    """What may happen next, with probabilities that sum to 1; forms and pronouns are chosen later.
+    Empty if nothing may."""
     found: dict[str, list[tuple[float, Sentence]]] = {kind: [] for kind in WEIGHTS}
 
     def may(weight: float, s: Sentence) -> None:
@@ -188,13 +195,20 @@ def events(world: World, split: str = "train") -> list[tuple[float, Sentence]]:
                     may(1, Sentence("eat", person, thing))
                 for other, there in world.at.items():
                     if other != person and there == here:
-                        may(8 if world.wants.get(other) == thing else 1, Sentence("give", person, thing, "", other))
+                        may(
+                            8 if world.wants.get(other) == thing else 1,
+                            Sentence("give", person, thing, "", other),
+                        )
             elif wanted is None:
                 may(1, Sentence("want", person, thing))
         if person not in world.hungry:
             may(1, Sentence("hungry", person))
     total = sum(WEIGHTS[kind] for kind, options in found.items() if options)
-    return [(p, s) for kind, options in found.items() for p, s in _shares(options, WEIGHTS[kind] / total if options else 0)]
+    return [
+        (p, s)
+        for kind, options in found.items()
+        for p, s in _shares(options, WEIGHTS[kind] / total if options else 0)
+    ]
 
 
 def _shares(options: list[tuple[float, Sentence]], mass: float) -> list[tuple[float, Sentence]]:
@@ -242,13 +256,16 @@ def right_answer(world: World, q: Sentence) -> Sentence:
 
 
 def facts_joined(world: World, q: Sentence) -> int:
-    """How many sentences of the story have to be put together for the answer (a pronoun needs the one before)."""
+    """How many sentences of the story have to be put together for the answer
+    (a pronoun needs the one before)."""
     if q.kind in ("where person", "is person in"):
         return world.facts[q.person]
     if q.kind == "before":
         return world.facts[q.person] + 1
     known = world.facts[q.thing]
-    return known + world.facts[world.held[q.thing]] if q.kind != "who has" and q.thing in world.held else known
+    return (
+        known + world.facts[world.held[q.thing]] if q.kind != "who has" and q.thing in world.held else known
+    )
 
 # %% ../nbs/02_microworld.ipynb #99e5ba9a
 END = Sentence("end")
@@ -271,11 +288,19 @@ def next_sentences(world: World, split: str = "train") -> list[tuple[float, Sent
     if not world.things:
         rest = 1 - _goes_on(world.people, PEOPLE_IN_STORY)
         new = [name for name in PEOPLE if name not in world.at]
-        options += [((1 - rest) / len(new) / len(PLACES), Sentence("person", name, place=l)) for name in new for l in PLACES]
+        options += [
+            ((1 - rest) / len(new) / len(PLACES), Sentence("person", name, place=l))
+            for name in new
+            for l in PLACES
+        ]
     if rest and not world.events and not world.questions:
         more = rest * _goes_on(world.things, THINGS_IN_STORY)
         new = [name for name in THINGS if name not in world.lies]
-        options += [(more / len(new) / len(PLACES), Sentence("thing", thing=name, place=l)) for name in new for l in PLACES]
+        options += [
+            (more / len(new) / len(PLACES), Sentence("thing", thing=name, place=l))
+            for name in new
+            for l in PLACES
+        ]
         rest -= more
     if rest > 1e-12 and not world.questions:
         more = rest * _goes_on(world.events, EVENTS_IN_STORY[split])
@@ -291,7 +316,8 @@ def next_sentences(world: World, split: str = "train") -> list[tuple[float, Sent
 
 
 def forms(world: World, s: Sentence) -> list[tuple[float, Sentence]]:
-    """The ways to say it, with probabilities: each form alike, and half the time a pronoun for the one who was just spoken of."""
+    """The ways to say it, with probabilities: each form alike,
+    and half the time a pronoun for the one who was just spoken of."""
     if s == END:
         return [(1.0, s)]
     ways = [s._replace(form=i) for i in range(len(FORMS["en"][s.kind]))]
@@ -388,8 +414,9 @@ SPLITS = ("train", "val", "combinations", "long", "questions")
 def sample(seed: int, language: str = "en", split: str = "train") -> str:
     """A story. The same seed tells the same story in both languages.
 
-    ``split``: "train"; "val", other stories of the same language; "combinations", with at least one person, thing and place
-    that training never brings together; "long", with more events; "questions", asked in other words.
+    ``split``: "train"; "val", other stories of the same language; "combinations", with at least one person,
+    thing and place that training never brings together; "long", with more events; "questions", asked in other
+    words.
     """
     one_of("language", language, FORMS)
     one_of("split", split, SPLITS)
@@ -412,7 +439,10 @@ def _in_other_words(story: list[Sentence], language: str) -> str:
     text, other = tell(story, language), OTHER_QUESTIONS[language]
     for s in story:
         if s.kind in other:
-            new = other[s.kind].format(s=s.person if language == "en" else PEOPLE.get(s.person, ("", "", ""))[1], t=s.thing if language == "en" else THINGS.get(s.thing, ""))
+            new = other[s.kind].format(
+                s=s.person if language == "en" else PEOPLE.get(s.person, ("", "", ""))[1],
+                t=s.thing if language == "en" else THINGS.get(s.thing, ""),
+            )
             text = text.replace(say(s, language), new)
     return text
 
@@ -423,7 +453,8 @@ SHORT = {"people": (1, 3), "things": (1, 2), "events": (0, 1), "questions": (2, 
 
 @contextmanager
 def told_within(**bounds: tuple[int, int]) -> Iterator[None]:
-    """While inside, stories have numbers of ``people``, ``things``, ``events`` and ``questions`` within these bounds; the split "long" keeps its own."""
+    """While inside, stories have numbers of ``people``, ``things``, ``events`` and ``questions`` within these
+    bounds; the split "long" keeps its own."""
     names = {name: f"{name.upper()}_IN_STORY" for name in ("people", "things", "events", "questions")}
     old = {constant: globals()[constant] for constant in names.values()}
     for name, value in bounds.items():
@@ -437,7 +468,8 @@ def told_within(**bounds: tuple[int, int]) -> Iterator[None]:
 # %% ../nbs/02_microworld.ipynb #7032d71c
 @lru_cache
 def readings(language: str) -> dict[str, list[Sentence]]:
-    """Every sentence of the language, with what it can say: a pronoun stands for any person of its kind, everything else is unambiguous."""
+    """Every sentence of the language, with what it can say: a pronoun stands for any person of its kind,
+    everything else is unambiguous."""
     people, things, places = list(PEOPLE), list(THINGS), list(PLACES)
     found: dict[str, list[Sentence]] = {}
 
@@ -471,13 +503,18 @@ def readings(language: str) -> dict[str, list[Sentence]]:
     for kind in ("nobody", "yes", "no", "gone"):
         add(Sentence(kind))
     for kind in OTHER_QUESTIONS[language]:
-        for s in [Sentence(kind, p) for p in people] if kind == "where person" else [Sentence(kind, thing=t) for t in things]:
+        for s in (
+            [Sentence(kind, p) for p in people]
+            if kind == "where person"
+            else [Sentence(kind, thing=t) for t in things]
+        ):
             found[_in_other_words([s], language)] = [s]
     return found
 
 
 def broken(world: World, s: Sentence) -> str | None:
-    """Why a sentence cannot be true in this world, or None. Questions and answers can be out of place, too."""
+    """Why a sentence cannot be true in this world, or None.
+    Questions and answers can be out of place, too."""
     where = world.at.get(s.person)
     if s.pronoun and s.person != world.subject:
         return "it is not clear who is meant"
@@ -511,7 +548,13 @@ def broken(world: World, s: Sentence) -> str | None:
     if s.kind == "give":
         return None if world.at[s.receiver] == where else f"{s.receiver} is somewhere else"
     if s.kind == "want":
-        return f"{s.person} has the {s.thing} already" if holder == s.person else f"the {s.thing} was eaten" if s.thing in world.eaten else None
+        return (
+            f"{s.person} has the {s.thing} already"
+            if holder == s.person
+            else f"the {s.thing} was eaten"
+            if s.thing in world.eaten
+            else None
+        )
     if s.kind == "hungry":
         return f"{s.person} is hungry already" if s.person in world.hungry else None
     if s.kind == "eat":
@@ -526,7 +569,8 @@ def broken(world: World, s: Sentence) -> str | None:
 
 # %% ../nbs/02_microworld.ipynb #f9c152e9
 class Reading(NamedTuple):
-    """One sentence of a text: its words, what it says (None if it is no sentence of the language), and which fact it breaks (None: true)."""
+    """One sentence of a text: its words, what it says (None if it is no sentence of the language), and which
+    fact it breaks (None: true)."""
 
     text: str
     said: Sentence | None
@@ -540,7 +584,8 @@ def _meant(world: World, ways: list[Sentence]) -> Sentence:
 
 
 def read(text: str, language: str = "en") -> tuple[list[Reading], World]:
-    """Read a text sentence by sentence, whatever it is, and keep account of its world; false sentences change nothing in it."""
+    """Read a text sentence by sentence, whatever it is, and keep account of its world;
+    false sentences change nothing in it."""
     world, found, table = World(), [], readings(one_of("language", language, FORMS))
     for words in sentences(text):
         ways = table.get(words)
@@ -573,9 +618,12 @@ def check(text: str, language: str = "en") -> list[str | None]:
 
 
 def answer(story: str, question: str, language: str = "en") -> str:
-    """The right answer to a question about a story. ``ValueError`` if the question is none, or is about what the story does not name."""
+    """The right answer to a question about a story. ``ValueError`` if the question is none, or is about what
+    the story does not name."""
     ways = readings(one_of("language", language, FORMS)).get(question.strip())
-    require(ways is not None and ways[0].kind in QUESTION_KINDS, f"{question!r} is no question of the language")
+    require(
+        ways is not None and ways[0].kind in QUESTION_KINDS, f"{question!r} is no question of the language"
+    )
     _, world = read(story, language)
     fault = broken(world, ways[0])
     require(fault is None, f"{question!r} has no answer: {fault}")
@@ -598,9 +646,11 @@ def _derivation(text: str, language: str) -> list[Sentence] | None:
 
 
 def logprobs(story: str, language: str = "en", split: str = "train") -> list[float]:
-    """The exact log-probability in nats of each sentence of a story given those before it; the last number is that of its end.
+    """The exact log-probability in nats of each sentence of a story given those before it; the last number is
+    that of its end.
 
-    The list breaks off with -inf at a sentence that is never told there; it is only that for a text that is no story.
+    The list breaks off with -inf at a sentence that is never told there; it is only that for a text that is
+    no story.
     """
     world, found = World(), []
     for s in [*(_derivation(story, language) or ()), END]:
@@ -615,9 +665,11 @@ def logprobs(story: str, language: str = "en", split: str = "train") -> list[flo
 
 
 def logprob(story: str, language: str = "en", split: str = "train") -> float:
-    """The exact log-probability of a whole story in nats, its end included; -inf for a text that is never told.
+    """The exact log-probability of a whole story in nats, its end included; -inf for a text that is never
+    told.
 
-    No two ways to derive a text exist (the tests go through them), so it is the sum over the choices of its one derivation.
+    No two ways to derive a text exist (the tests go through them), so it is the sum over the choices of its
+    one derivation.
     """
     return sum(logprobs(story, language, split))
 
@@ -634,7 +686,8 @@ def step_entropy(world: World, split: str = "train") -> float:
 def entropy(n: int = 2000, seed: int = 0, split: str = "train") -> tuple[float, float]:
     """The entropy of a story in nats and its standard error, from n stories.
 
-    Of each story the entropies of its steps are summed, which has the same mean as -log P(story) and scatters less.
+    Of each story the entropies of its steps are summed, which has the same mean as -log P(story) and scatters
+    less.
     """
     totals = []
     for i in range(n):

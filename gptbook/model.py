@@ -50,14 +50,17 @@ class GPT(nn.Module):
             )
             for _ in range(c.n_layer)
         )  # fmt: skip
-        self.norm = make_norm(c.norm, c.d_model, c.norm_eps, c.bias) if c.norm_position == "pre" else nn.Identity()
+        self.norm = (
+            make_norm(c.norm, c.d_model, c.norm_eps, c.bias) if c.norm_position == "pre" else nn.Identity()
+        )
         self.head = nn.Linear(c.d_model, c.vocab_size, bias=False)
         if c.tie_embeddings:
             self.head.weight = self.embedding.weight
         self.init_weights()
 
     def init_weights(self) -> None:
-        """GPT-2's start: N(0, 0.02^2), biases 0, what writes into the stream smaller by 1/sqrt(2n) (chapter 9)."""
+        """GPT-2's start: N(0, 0.02^2), biases 0, what writes into the stream smaller by 1/sqrt(2n)
+        (chapter 9)."""
         for name, p in self.named_parameters():
             if p.ndim == 2:
                 writes = name.endswith(("attention.out.weight", "ffn.down.weight"))
@@ -66,7 +69,12 @@ class GPT(nn.Module):
                 nn.init.zeros_(p)
 
     def hidden(
-        self, ids: Tensor, *, cache: list[KVCache] | None = None, padding: Tensor | None = None, documents: Tensor | None = None
+        self,
+        ids: Tensor,
+        *,
+        cache: list[KVCache] | None = None,
+        padding: Tensor | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor:
         """The vectors h_n after the last norm, (B, T) -> (B, T, d_model). Arguments as in `forward`."""
         start = cache[0].length if cache else 0
@@ -75,14 +83,18 @@ class GPT(nn.Module):
             self.positions.check(end)
         positions, mask = torch.arange(start, end, device=ids.device), None
         if padding is not None:
-            mask = (torch.arange(end, device=ids.device) >= padding[:, None])[:, None, None]  # (B, 1, 1, T_k): not the padding
+            # (B, 1, 1, T_k): not the padding
+            mask = (torch.arange(end, device=ids.device) >= padding[:, None])[:, None, None]
             positions = (positions - padding[:, None]).clamp(min=0)  # (B, T): the first real token is at 0
         if documents is not None:
-            mask = (documents[:, :, None] == documents[:, None, :])[:, None]  # (B, 1, T, T): only the same document
+            # (B, 1, T, T): only the same document
+            mask = (documents[:, :, None] == documents[:, None, :])[:, None]
             begins = documents.diff(dim=1, prepend=documents[:, :1]) != 0
-            positions = positions - (begins * positions).cummax(dim=1).values  # (B, T): each document begins at 0
+            # (B, T): each document begins at 0
+            positions = positions - (begins * positions).cummax(dim=1).values
         x, rotary = self.embedding(ids), None
-        exact = torch.promote_types(x.dtype, torch.float32)  # angles: never in half precision, in float64 for a float64 model
+        # angles: never in half precision, in float64 for a float64 model
+        exact = torch.promote_types(x.dtype, torch.float32)
         if isinstance(self.positions, RotaryPositions):
             rotary = self.positions(positions, exact)
         elif isinstance(self.positions, SinusoidalPositions):
@@ -109,8 +121,8 @@ class GPT(nn.Module):
             ids: (B, T) tokens; with a ``cache``, those that follow what it holds.
             cache: one `KVCache` per layer, from `new_cache`; filled as a side effect.
             padding: (B,) number of padding tokens at the start of each row.
-            documents: (B, T) number of the document that each token belongs to, never falling along a row; tokens see only their
-                own document, whose positions begin at 0. Without a cache.
+            documents: (B, T) number of the document that each token belongs to, never falling along a row;
+                tokens see only their own document, whose positions begin at 0. Without a cache.
             last_only: compute the logits of the last position only, (B, 1, vocab_size).
 
         Raises ``ValueError`` if positions are learned and the text is longer than the context.
@@ -121,21 +133,32 @@ class GPT(nn.Module):
     def new_cache(self, batch: int, max_length: int) -> list[KVCache]:
         """An empty cache for ``batch`` texts of up to ``max_length`` tokens."""
         p = self.embedding.weight
-        return [KVCache(batch, self.config.kv_heads, max_length, self.config.d_k, p.device, p.dtype) for _ in self.blocks]
+        return [
+            KVCache(batch, self.config.kv_heads, max_length, self.config.d_k, p.device, p.dtype)
+            for _ in self.blocks
+        ]
 
     def num_params(self) -> int:
         """Number of parameters; a table used twice counts once."""
         return sum(p.numel() for p in self.parameters())
 
-    def save_pretrained(self, folder: str | os.PathLike, tokenizer: Tokenizer | None = None, *, layout: str = "auto") -> None:
-        """Write ``config.json``, ``model.safetensors`` and, if one is given, the tokenizer into ``folder``, each atomically.
+    def save_pretrained(
+        self, folder: str | os.PathLike, tokenizer: Tokenizer | None = None, *, layout: str = "auto"
+    ) -> None:
+        """Write ``config.json``, ``model.safetensors`` and, if one is given, the tokenizer into ``folder``,
+        each atomically.
 
-        ``layout``: "hf" is Hugging Face's, which `transformers` loads (chapter 19), and exists for the shapes of GPT-2, Llama and
-        Qwen3; "gptbook" is our own, which holds every dial; "auto" is "hf" where that exists. Raises ``ValueError`` for a model
-        that "hf" cannot hold, before anything is written.
+        ``layout``: "hf" is Hugging Face's, which `transformers` loads (chapter 19), and exists for the shapes
+        of GPT-2, Llama and Qwen3; "gptbook" is our own, which holds every dial; "auto" is "hf" where that
+        exists. Raises ``ValueError`` for a model that "hf" cannot hold, before anything is written.
         """
-        folder, pretrained = Path(folder), import_module("gptbook.pretrained") if layout != "gptbook" else None
-        if one_of("layout", layout, ("auto", "hf", "gptbook")) == "hf" or (layout == "auto" and pretrained.has_hf_form(self.config)):
+        folder, pretrained = (
+            Path(folder),
+            import_module("gptbook.pretrained") if layout != "gptbook" else None,
+        )
+        if one_of("layout", layout, ("auto", "hf", "gptbook")) == "hf" or (
+            layout == "auto" and pretrained.has_hf_form(self.config)
+        ):
             return pretrained.save_hf(self, folder, tokenizer)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
@@ -151,8 +174,10 @@ class GPT(nn.Module):
     def from_pretrained(cls, folder: str | os.PathLike) -> "GPT":
         """Load a model from a folder in our layout or in Hugging Face's (chapter 19), in evaluation mode.
 
-        Instead of a folder, ``folder`` may name a public model, "gpt2" or "owner/name", which is fetched where there is a network.
-        Raises ``FileNotFoundError`` for what is missing and ``ValueError`` for what does not fit; both name the file.
+        Instead of a folder, ``folder`` may name a public model, "gpt2" or "owner/name", which is fetched
+        where there is a network.
+        Raises ``FileNotFoundError`` for what is missing and ``ValueError`` for what does not fit; both name
+        the file.
         """
         if not Path(folder).is_dir() and re.fullmatch(r"gpt2(-\w+)?|[\w.-]*\w/\w[\w.-]*", str(folder)):
             folder = import_module("gptbook.pretrained").download_hf(str(folder))
@@ -169,15 +194,21 @@ class GPT(nn.Module):
         weights = folder / "model.safetensors"
         if not weights.is_file():
             raise FileNotFoundError(f"no such file: {weights}")
-        size, held = count_params(config), weights.stat().st_size  # before memory is asked for: the sizes may be nonsense
-        require(2 * size <= held, f"{folder / 'config.json'} describes {size:,} parameters, {weights.name} is too small for them; one of the two is damaged")
+        # before memory is asked for: the sizes may be nonsense
+        size, held = count_params(config), weights.stat().st_size
+        require(
+            2 * size <= held,
+            f"{folder / 'config.json'} describes {size:,} parameters, {weights.name} is too small for them; "
+            "one of the two is damaged",
+        )
         model = cls(config)
         load_weights(model, weights)
         return model.eval()
 
 # %% ../nbs/10_model.ipynb #7998f7cd
 def load_weights(model: GPT, path: str | os.PathLike) -> None:
-    """Load a safetensors file into a model. Names and shapes must be exactly the model's, or ``ValueError`` names the first misfit."""
+    """Load a safetensors file into a model. Names and shapes must be exactly the model's, or ``ValueError``
+    names the first misfit."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no such file: {path}")
     try:
@@ -185,7 +216,9 @@ def load_weights(model: GPT, path: str | os.PathLike) -> None:
     except Exception as error:  # safetensors raises its own error type, and others for a cut-off file
         raise ValueError(f"{path} cannot be read as safetensors, it may be damaged: {error}") from None
     if model.config.tie_embeddings:
-        same = "head.weight" not in tensors or torch.equal(tensors["head.weight"], tensors.get("embedding.weight", torch.empty(0)))
+        same = "head.weight" not in tensors or torch.equal(
+            tensors["head.weight"], tensors.get("embedding.weight", torch.empty(0))
+        )
         require(same, f"{path} has an output matrix of its own, but the config ties it to the embedding")
         tensors["head.weight"] = tensors.get("embedding.weight", torch.empty(0))
     expected = model.state_dict()
@@ -193,7 +226,9 @@ def load_weights(model: GPT, path: str | os.PathLike) -> None:
         require(name in tensors, f"{path} has no tensor {name!r}")
         require(name in expected, f"{path} has a tensor {name!r} that the model does not have")
         shapes = tuple(tensors[name].shape), tuple(expected[name].shape)
-        require(shapes[0] == shapes[1], f"{path}: {name!r} has the shape {shapes[0]}, the model needs {shapes[1]}")
+        require(
+            shapes[0] == shapes[1], f"{path}: {name!r} has the shape {shapes[0]}, the model needs {shapes[1]}"
+        )
     model.load_state_dict(tensors)
 
 # %% ../nbs/10_model.ipynb #3d15a5a2
@@ -207,12 +242,15 @@ def count_params(config: GPTConfig) -> int:
     attention = rows_qkv * (d + b) + d * (d + b) + (2 * c.d_k if c.qk_norm else 0)
     feed_forward = rows_up * (d + b) + d * (d_ff + b)
     blocks = c.n_layer * (attention + feed_forward + 2 * norm) + (norm if c.norm_position == "pre" else 0)
-    tables = c.vocab_size * d * (1 if c.tie_embeddings else 2) + (c.context_length * d if c.position == "learned" else 0)
+    tables = c.vocab_size * d * (1 if c.tie_embeddings else 2) + (
+        c.context_length * d if c.position == "learned" else 0
+    )
     return blocks + tables
 
 # %% ../nbs/10_model.ipynb #1ed9e1f7
 def flops_per_token(config: GPTConfig, length: int, *, training: bool = False) -> int:
-    """Operations (multiplications and additions) per token of a text of ``length`` tokens, all scores counted.
+    """Operations (multiplications and additions) per token of a text of ``length`` tokens, all scores
+    counted.
 
     With ``training``, forward and backward. Elementwise work (norms, bends, softmax) is not counted.
     """

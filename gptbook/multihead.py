@@ -43,11 +43,15 @@ class MultiHeadAttention(nn.Module):
     ):
         super().__init__()
         n_kv_head = n_head if n_kv_head is None else n_kv_head
-        require(n_head >= 1 and n_kv_head >= 1, f"n_head = {n_head} and n_kv_head = {n_kv_head} must be at least 1")
+        require(
+            n_head >= 1 and n_kv_head >= 1,
+            f"n_head = {n_head} and n_kv_head = {n_kv_head} must be at least 1",
+        )
         require(d_model % n_head == 0, f"d_model = {d_model} is not divisible by n_head = {n_head}")
         require(n_head % n_kv_head == 0, f"n_head = {n_head} is not divisible by n_kv_head = {n_kv_head}")
         self.n_head, self.n_kv_head, self.d_k, self.dropout = n_head, n_kv_head, d_model // n_head, dropout
-        self.qkv = nn.Linear(d_model, (n_head + 2 * n_kv_head) * self.d_k, bias=bias)  # rows: queries, keys, values
+        # rows: queries, keys, values
+        self.qkv = nn.Linear(d_model, (n_head + 2 * n_kv_head) * self.d_k, bias=bias)
         self.out = nn.Linear(d_model, d_model, bias=bias)
         self.q_norm = qk_norm(self.d_k) if qk_norm else nn.Identity()
         self.k_norm = qk_norm(self.d_k) if qk_norm else nn.Identity()
@@ -64,8 +68,8 @@ class MultiHeadAttention(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """x (B, T, d_model) -> (B, T, d_model), and with ``return_weights`` the weights (B, h, T, T_k).
 
-        ``rotary`` holds the cosines and sines of the T positions; with a ``cache`` the T tokens follow those stored in it;
-        ``mask`` is boolean, True where a query may look, broadcastable to (B, h, T, T_k).
+        ``rotary`` holds the cosines and sines of the T positions; with a ``cache`` the T tokens follow those
+        stored in it; ``mask`` is boolean, True where a query may look, broadcastable to (B, h, T, T_k).
         """
         q, k, v = self._heads(x, rotary)
         if cache is not None:
@@ -74,7 +78,9 @@ class MultiHeadAttention(nn.Module):
         if group > 1:  # key-value head g serves the query heads g*group ... (g+1)*group - 1
             k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
         dropout = self.dropout if self.training else 0.0
-        out = scaled_dot_product_attention(q, k, v, causal=causal, mask=mask, dropout=dropout, return_weights=return_weights)
+        out = scaled_dot_product_attention(
+            q, k, v, causal=causal, mask=mask, dropout=dropout, return_weights=return_weights
+        )
         out, weights = out if return_weights else (out, None)
         out = self.out(out.transpose(1, 2).flatten(2))  # (B, h, T, d_k) -> (B, T, h d_k) -> (B, T, d)
         return (out, weights) if return_weights else out

@@ -25,9 +25,12 @@ def _look_both_ways(block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tu
 class MaskedLM(nn.Module):
     """A GPT's embedding, blocks and head without the causal mask: predicts hidden tokens from both sides.
 
-    ``config`` is that of the GPT to compare with. Token ``mask_id`` = config.vocab_size stands for a hidden one; it is no output.
-    Shapes: ids (B, T) of integers in [0, mask_id] -> logits (B, T, vocab_size) for the token *at* each position.
-    Raises ``ValueError`` for positions that say nothing about where a token stands in an empty text ("rope", "none").
+    ``config`` is that of the GPT to compare with. Token ``mask_id`` = config.vocab_size stands for a hidden
+    one; it is no output.
+    Shapes: ids (B, T) of integers in [0, mask_id] -> logits (B, T, vocab_size) for the token *at* each
+    position.
+    Raises ``ValueError`` for positions that say nothing about where a token stands in an empty text ("rope",
+    "none").
     Source: Devlin et al. 2019; the norm stands before the layers, as in this book's GPT.
     """
 
@@ -44,16 +47,27 @@ class MaskedLM(nn.Module):
 
 # %% ../nbs/16_objectives.ipynb #62a5b8ac
 def mask_tokens(
-    ids: Tensor, rate: float | Tensor, mask_id: int, generator: torch.Generator, *, replace: float = 0.0, keep: float = 0.0
+    ids: Tensor,
+    rate: float | Tensor,
+    mask_id: int,
+    generator: torch.Generator,
+    *,
+    replace: float = 0.0,
+    keep: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Select each token with chance ``rate`` and hide it. ids (B, T) -> (what the model reads, selected), both (B, T).
+    """Select each token with chance ``rate`` and hide it. ids (B, T) -> (what the model reads, selected),
+    both (B, T).
 
-    Of the selected a share ``replace`` becomes a random token below ``mask_id``, a share ``keep`` stays, the rest becomes ``mask_id``.
+    Of the selected a share ``replace`` becomes a random token below ``mask_id``, a share ``keep`` stays, the
+    rest becomes ``mask_id``.
     ``rate`` may be a tensor (B, 1), one for each text. BERT: rate 0.15, replace 0.1, keep 0.1.
     Source: Devlin et al. 2019, section 3.1.
     """
     require(isinstance(rate, Tensor) or 0 < rate <= 1, f"rate = {rate} must be in (0, 1]")
-    require(replace >= 0 and keep >= 0 and replace + keep <= 1, f"replace = {replace} and keep = {keep} must be shares that sum to at most 1")
+    require(
+        replace >= 0 and keep >= 0 and replace + keep <= 1,
+        f"replace = {replace} and keep = {keep} must be shares that sum to at most 1",
+    )
     selected = torch.rand(ids.shape, generator=generator) < rate
     fate = torch.rand(ids.shape, generator=generator)
     noise = torch.randint(mask_id, ids.shape, generator=generator)
@@ -63,7 +77,8 @@ def mask_tokens(
 
 
 def masked_loss(logits: Tensor, ids: Tensor, selected: Tensor) -> Tensor:
-    """Mean cross-entropy in nats at the ``selected`` positions, a scalar; 0 if there are none. (B, T, V), (B, T), (B, T)."""
+    """Mean cross-entropy in nats at the ``selected`` positions, a scalar; 0 if there are none. (B, T, V),
+    (B, T), (B, T)."""
     if not selected.any():
         return logits.sum() * 0.0
     return F.cross_entropy(logits[selected], ids[selected])
@@ -94,8 +109,12 @@ def _losses(logits: Tensor, ids: Tensor) -> Tensor:
 # %% ../nbs/16_objectives.ipynb #ed8c269d
 @torch.no_grad()
 def pseudo_log_likelihood(model: MaskedLM, ids: Tensor) -> Tensor:
-    """sum_i ln q(x_i | all others), in nats: ids (B, T) -> (B,). Not the logarithm of a probability. Source: Besag 1975; Salazar et al. 2020."""
-    return sum(_reveal(model, ids, ids.new_full((len(ids), 1), i), torch.zeros_like(ids, dtype=torch.bool)) for i in range(ids.shape[1]))
+    """sum_i ln q(x_i | all others), in nats: ids (B, T) -> (B,). Not the logarithm of a probability. Source:
+    Besag 1975; Salazar et al. 2020."""
+    return sum(
+        _reveal(model, ids, ids.new_full((len(ids), 1), i), torch.zeros_like(ids, dtype=torch.bool))
+        for i in range(ids.shape[1])
+    )
 
 
 @torch.no_grad()
@@ -109,22 +128,37 @@ def order_log_prob(model: MaskedLM, ids: Tensor, order: Tensor) -> Tensor:
 
 
 def _reveal(model: MaskedLM, ids: Tensor, position: Tensor, hidden: Tensor) -> Tensor:
-    """ln q of the token at ``position`` (B, 1), which is hidden with the ``hidden`` ones (B, T). Returns (B,)."""
+    """ln q of the token at ``position`` (B, 1), which is hidden with the ``hidden`` ones (B, T).
+    Returns (B,)."""
     inputs = torch.where(hidden.scatter(1, position, True), model.mask_id, ids)
     return -_losses(model(inputs), ids).gather(1, position)[:, 0]
 
 # %% ../nbs/16_objectives.ipynb #03c7c3a6
 @torch.no_grad()
-def fill(model: MaskedLM, ids: Tensor, *, per_pass: int = 1, order: str = "random", greedy: bool = False, seed: int = 0) -> Tensor:
-    """Fill every hidden position (``mask_id``) of ids (B, T), ``per_pass`` positions of each text in a pass. Returns new ids (B, T).
+def fill(
+    model: MaskedLM,
+    ids: Tensor,
+    *,
+    per_pass: int = 1,
+    order: str = "random",
+    greedy: bool = False,
+    seed: int = 0,
+) -> Tensor:
+    """Fill every hidden position (``mask_id``) of ids (B, T), ``per_pass`` positions of each text in a pass.
+    Returns new ids (B, T).
 
-    ``order``: "random", another for each text, or "left", from left to right. ``greedy`` takes the most probable token instead of drawing.
+    ``order``: "random", another for each text, or "left", from left to right. ``greedy`` takes the most
+    probable token instead of drawing.
     """
     require(per_pass >= 1, f"per_pass = {per_pass} must be at least 1")
     one_of("order", order, ("random", "left"))
     generator, ids = torch.Generator().manual_seed(seed), ids.clone()
     while (hidden := ids == model.mask_id).any():
-        rank = torch.rand(ids.shape, generator=generator) if order == "random" else torch.arange(ids.shape[1]) / ids.shape[1] + 0 * ids
+        rank = (
+            torch.rand(ids.shape, generator=generator)
+            if order == "random"
+            else torch.arange(ids.shape[1]) / ids.shape[1] + 0 * ids
+        )
         rank = rank.masked_fill(~hidden, 2.0)
         now = hidden & (rank.argsort(1).argsort(1) < per_pass)  # (B, T)
         ids = torch.where(now, _draw(model(ids), generator, greedy), ids)
@@ -132,16 +166,24 @@ def fill(model: MaskedLM, ids: Tensor, *, per_pass: int = 1, order: str = "rando
 
 
 @torch.no_grad()
-def gibbs_sample(model: MaskedLM, ids: Tensor, sweeps: int, *, order: str = "random", seed: int = 0) -> Tensor:
+def gibbs_sample(
+    model: MaskedLM, ids: Tensor, sweeps: int, *, order: str = "random", seed: int = 0
+) -> Tensor:
     """Redraw every position of ids (B, T) from q(x_i | all others), ``sweeps`` times. Returns new ids (B, T).
 
-    The start may hold ``mask_id``: the first sweep then fills as it goes. ``order`` as in `fill`, the same for all texts of a sweep.
-    The conditionals need not fit together, so the limit may depend on the order. Source: Wang and Cho 2019, section 3.
+    The start may hold ``mask_id``: the first sweep then fills as it goes. ``order`` as in `fill`, the same
+    for all texts of a sweep.
+    The conditionals need not fit together, so the limit may depend on the order. Source: Wang and Cho 2019,
+    section 3.
     """
     one_of("order", order, ("random", "left"))
     generator, ids = torch.Generator().manual_seed(seed), ids.clone()
     for _ in range(sweeps):
-        for i in torch.randperm(ids.shape[1], generator=generator) if order == "random" else torch.arange(ids.shape[1]):
+        for i in (
+            torch.randperm(ids.shape[1], generator=generator)
+            if order == "random"
+            else torch.arange(ids.shape[1])
+        ):
             inputs = ids.clone()
             inputs[:, i] = model.mask_id
             ids[:, i] = _draw(model(inputs)[:, i], generator, False)

@@ -24,7 +24,8 @@ class SGD(torch.optim.Optimizer):
         lr: learning rate.
         momentum: factor by which the running sum of gradients fades in a step; 0 for plain descent.
         nesterov: step by the gradient plus ``momentum`` times the sum, not by the sum.
-        weight_decay: this times the weight is added to its gradient (for plain descent the same as decoupled decay).
+        weight_decay: this times the weight is added to its gradient (for plain descent the same as decoupled
+            decay).
 
     Raises ``ValueError`` for settings out of range. Source: Polyak 1964; Sutskever et al. 2013.
     """
@@ -41,7 +42,9 @@ class SGD(torch.optim.Optimizer):
         require(0 <= momentum < 1, f"momentum = {momentum} must be in [0, 1)")
         require(momentum > 0 or not nesterov, "nesterov needs a momentum above 0")
         require(weight_decay >= 0, f"weight_decay = {weight_decay} must be at least 0")
-        super().__init__(params, {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay})
+        super().__init__(
+            params, {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+        )
 
     @torch.no_grad()
     def step(self) -> None:
@@ -100,11 +103,15 @@ class AdamW(torch.optim.Optimizer):
                 continue
             for p in params:
                 if not self.state[p]:
-                    self.state[p].update(step=torch.zeros((), dtype=torch.int64), m=torch.zeros_like(p), v=torch.zeros_like(p))
+                    self.state[p].update(
+                        step=torch.zeros((), dtype=torch.int64), m=torch.zeros_like(p), v=torch.zeros_like(p)
+                    )
                 self.state[p]["step"] += 1
             self._update(params, **{k: group[k] for k in ("lr", "betas", "eps", "weight_decay")})
 
-    def _update(self, params: list[Tensor], lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
+    def _update(
+        self, params: list[Tensor], lr: float, betas: tuple[float, float], eps: float, weight_decay: float
+    ) -> None:
         grads, states = [p.grad for p in params], [self.state[p] for p in params]
         m, v, steps = [s["m"] for s in states], [s["v"] for s in states], [int(s["step"]) for s in states]
         torch._foreach_lerp_(m, grads, 1 - betas[0])  # m + (1 - beta_1) (g - m)
@@ -132,8 +139,8 @@ NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 def orthogonalize(G: Tensor, steps: int = 5, dtype: torch.dtype | None = None) -> Tensor:
     """Nearly U V^T for G = U S V^T: the same directions, with all singular values near one.
 
-    Shapes: (..., m, n) -> (..., m, n); the leading dimensions are a batch. ``dtype`` is what the products are computed
-    in (None: that of G); the result has the dtype of G. Source: Jordan et al. 2024.
+    Shapes: (..., m, n) -> (..., m, n); the leading dimensions are a batch. ``dtype`` is what the products are
+    computed in (None: that of G); the result has the dtype of G. Source: Jordan et al. 2024.
     """
     a, b, c = NS_COEFFICIENTS
     tall = G.shape[-2] > G.shape[-1]
@@ -151,17 +158,20 @@ class Muon(torch.optim.Optimizer):
     """Steepest descent in the spectral norm along a running mean of the gradient, for matrices.
 
     Args:
-        params: matrices, or groups of them with their own settings. Give embeddings, head and vectors to `AdamW`.
+        params: matrices, or groups of them with their own settings. Give embeddings, head and vectors to
+            `AdamW`.
         lr: learning rate; also multiplies the decay.
         momentum: decay of the running mean of the gradient.
         nesterov: mix the newest gradient in once more.
         weight_decay: fraction by which a weight shrinks in a step, times lr.
         ns_steps: steps of the Newton-Schulz iteration.
         adjust: "original" multiplies the step by sqrt(max(1, m/n)), "match_rms_adamw" by 0.2 sqrt(max(m, n)).
-        dtype: what the iteration is computed in. Without bf16 in hardware, as on most CPUs, float32 is faster.
+        dtype: what the iteration is computed in. Without bf16 in hardware, as on most CPUs, float32 is
+            faster.
 
-    Raises ``ValueError`` for settings out of range and for a parameter that is no matrix. Matrices of one shape, or of
-    its transpose, are orthogonalised in one batched call. Source: Jordan et al. 2024; Liu et al. 2025.
+    Raises ``ValueError`` for settings out of range and for a parameter that is no matrix. Matrices of one
+    shape, or of its transpose, are orthogonalised in one batched call.
+    Source: Jordan et al. 2024; Liu et al. 2025.
     """
 
     def __init__(
@@ -201,14 +211,21 @@ class Muon(torch.optim.Optimizer):
                 self._update(params, group)
 
     def _update(self, params: list[Tensor], group: dict) -> None:
-        grads, means, mu = [p.grad for p in params], [self.state[p]["momentum"] for p in params], group["momentum"]
+        grads, means, mu = (
+            [p.grad for p in params],
+            [self.state[p]["momentum"] for p in params],
+            group["momentum"],
+        )
         torch._foreach_lerp_(means, grads, 1 - mu)  # mu M + (1 - mu) G
         moves = torch._foreach_lerp(grads, means, mu) if group["nesterov"] else means
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         alike: dict[tuple, list[tuple[Tensor, Tensor, float]]] = {}
         for p, move in zip(params, moves):
-            wide, flat = (p, move) if p.shape[0] <= p.shape[1] else (p.mT, move.mT)  # views: adding to p.mT moves p
-            alike.setdefault((wide.shape, p.dtype, p.device), []).append((wide, flat, self._factor(p, group["adjust"])))
+            # views: adding to p.mT moves p
+            wide, flat = (p, move) if p.shape[0] <= p.shape[1] else (p.mT, move.mT)
+            alike.setdefault((wide.shape, p.dtype, p.device), []).append(
+                (wide, flat, self._factor(p, group["adjust"]))
+            )
         for members in alike.values():
             stack = torch.stack([move for _, move, _ in members])  # (matrices of this shape, m, n)
             for (p, _, factor), move in zip(members, orthogonalize(stack, group["ns_steps"], group["dtype"])):
@@ -222,11 +239,16 @@ class Muon(torch.optim.Optimizer):
 # %% ../nbs/12_optim.ipynb #555fb85f
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     """The matrices inside the blocks, which Muon is for; embeddings, head, gains and biases are left out."""
-    return [p for name, p in model.named_parameters() if p.ndim == 2 and p.requires_grad and ".blocks." in f".{name}"]
+    return [
+        p
+        for name, p in model.named_parameters()
+        if p.ndim == 2 and p.requires_grad and ".blocks." in f".{name}"
+    ]
 
 # %% ../nbs/12_optim.ipynb #8e41798d
 def warmup_cosine(step: int, steps: int, warmup: int, min_ratio: float = 0.1) -> float:
-    """Factor on the learning rate at ``step`` = 0, 1, ..., ``steps`` - 1: linear warm-up, then half a cosine to ``min_ratio``."""
+    """Factor on the learning rate at ``step`` = 0, 1, ..., ``steps`` - 1: linear warm-up,
+    then half a cosine to ``min_ratio``."""
     if step < warmup:
         return (step + 1) / warmup
     u = min((step + 1 - warmup) / max(steps - warmup, 1), 1.0)
@@ -234,9 +256,11 @@ def warmup_cosine(step: int, steps: int, warmup: int, min_ratio: float = 0.1) ->
 
 # %% ../nbs/12_optim.ipynb #877e492f
 def warmup_stable_decay(step: int, steps: int, warmup: int, decay: int, min_ratio: float = 0.0) -> float:
-    """Factor on the learning rate at ``step`` = 0, 1, ..., ``steps`` - 1: linear warm-up, 1, linear fall over the last ``decay``.
+    """Factor on the learning rate at ``step`` = 0, 1, ..., ``steps`` - 1: linear warm-up, 1, linear fall over
+    the last ``decay``.
 
-    The last step has ``min_ratio``. Raises ``ValueError`` if warm-up and decay together are longer than the run.
+    The last step has ``min_ratio``. Raises ``ValueError`` if warm-up and decay together are longer than the
+    run.
     """
     require(warmup + decay <= steps, f"warmup = {warmup} and decay = {decay} do not fit into {steps} steps")
     if step < warmup:
@@ -247,7 +271,8 @@ def warmup_stable_decay(step: int, steps: int, warmup: int, decay: int, min_rati
 # %% ../nbs/12_optim.ipynb #b3d6ddc2
 @torch.no_grad()
 def clip_gradients(params: Iterable[Tensor], max_norm: float) -> Tensor:
-    """Scale all gradients so that their joint Euclidean norm is at most ``max_norm``; return the norm before, a scalar tensor."""
+    """Scale all gradients so that their joint Euclidean norm is at most ``max_norm``;
+    return the norm before, a scalar tensor."""
     grads = [p.grad for p in params if p.grad is not None]
     if not grads:
         return torch.zeros(())

@@ -25,18 +25,29 @@ Example = tuple[Sequence[int], Sequence[bool]]
 
 
 def lay_out(examples: Sequence[Example], padding: int = 0) -> Packed:
-    """One example a row, in their order, filled up on the right with ``padding``: a `Packed` of (R, T + 1)."""
+    """One example a row, in their order, filled up on the right with ``padding``: a `Packed`
+    of (R, T + 1)."""
     require(len(examples) > 0, "there are no examples to lay out")
-    require(all(len(ids) == len(mask) for ids, mask in examples), "each token of an example needs its mark of being learned")
+    require(
+        all(len(ids) == len(mask) for ids, mask in examples),
+        "each token of an example needs its mark of being learned",
+    )
     shape = len(examples), max(len(ids) for ids, _ in examples)
-    rows = Packed(torch.full(shape, padding), torch.zeros(shape, dtype=torch.bool), torch.ones(shape, dtype=torch.long))
+    rows = Packed(
+        torch.full(shape, padding), torch.zeros(shape, dtype=torch.bool), torch.ones(shape, dtype=torch.long)
+    )
     for r, (ids, mask) in enumerate(examples):
-        rows.ids[r, : len(ids)], rows.learned[r, : len(ids)], rows.documents[r, : len(ids)] = torch.tensor(ids), torch.tensor(mask), 0
+        rows.ids[r, : len(ids)], rows.learned[r, : len(ids)], rows.documents[r, : len(ids)] = (
+            torch.tensor(ids),
+            torch.tensor(mask),
+            0,
+        )
     return rows
 
 
 def token_logprobs(model: GPT, rows: Packed) -> Tensor:
-    """ln pi of each learned token given all before it in its row, 0 elsewhere. Rows (R, T + 1) from `lay_out` -> (R, T) in nats."""
+    """ln pi of each learned token given all before it in its row, 0 elsewhere. Rows (R, T + 1)
+    from `lay_out` -> (R, T) in nats."""
     learned = rows.learned[:, 1:]  # position t predicts token t + 1
     logits = model.head(model.hidden(rows.ids[:, :-1])[learned])  # (N, V): only where an answer is
     picked = logits.log_softmax(-1).gather(-1, rows.ids[:, 1:][learned][:, None])[:, 0]  # (N,)
@@ -49,28 +60,46 @@ def sequence_logprobs(model: GPT, rows: Packed) -> Tensor:
 
 # %% ../nbs/18_preference.ipynb #0b8f3f96
 def write_answers(
-    policy: GPT, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_tokens: Sequence[int], *, count: int = 1, seed: int = 0
+    policy: GPT,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    stop_tokens: Sequence[int],
+    *,
+    count: int = 1,
+    seed: int = 0,
 ) -> tuple[Packed, list[list[int]]]:
-    """Draw ``count`` answers to each prompt from the policy: rows, with only the answers learned, and the answers' tokens.
+    """Draw ``count`` answers to each prompt from the policy: rows, with only the answers learned, and the
+    answers' tokens.
 
-    Answers to one prompt stand together: row i belongs to prompt i // count. An answer ends with a stop token, which is part of it, or is cut.
+    Answers to one prompt stand together: row i belongs to prompt i // count. An answer ends with a stop
+    token, which is part of it, or is cut.
     """
-    require(len(prompts) > 0 and count >= 1, f"count = {count} answers to {len(prompts)} prompts: at least one of each is needed")
+    require(
+        len(prompts) > 0 and count >= 1,
+        f"count = {count} answers to {len(prompts)} prompts: at least one of each is needed",
+    )
     starts = [list(prompt) for prompt in prompts for _ in range(count)]
     texts = generate(policy.eval(), starts, max_new_tokens, stop_tokens=stop_tokens, seed=seed)
-    rows = lay_out([(text, [False] * len(start) + [True] * (len(text) - len(start))) for text, start in zip(texts, starts)])
+    rows = lay_out(
+        [
+            (text, [False] * len(start) + [True] * (len(text) - len(start)))
+            for text, start in zip(texts, starts)
+        ]
+    )
     return rows, [text[len(start) :] for text, start in zip(texts, starts)]
 
 # %% ../nbs/18_preference.ipynb #128d9ab2
 def preference_loss(better: Tensor, worse: Tensor) -> Tensor:
-    """Mean of -ln sigma(better - worse) in nats: rewards (B,) of the better and the worse answers -> scalar. Source: Bradley and Terry 1952."""
+    """Mean of -ln sigma(better - worse) in nats: rewards (B,) of the better and the worse answers -> scalar.
+    Source: Bradley and Terry 1952."""
     return -F.logsigmoid(better - worse).mean()
 
 
 class RewardModel(nn.Module):
     """A GPT that gives an answer one number instead of writing the next token.
 
-    ``body`` is trained, too; give it a copy. Shapes: rows (R, T + 1) from `lay_out` -> rewards (R,), up to a constant for each prompt.
+    ``body`` is trained, too; give it a copy. Shapes: rows (R, T + 1) from `lay_out` -> rewards (R,), up to a
+    constant for each prompt.
     Source: Stiennon et al. 2020, section 3.4.
     """
 
@@ -86,8 +115,18 @@ class RewardModel(nn.Module):
         return self.value(h[torch.arange(len(h)), last])[:, 0]
 
 
-def train_reward(model: RewardModel, better: Packed, worse: Packed, steps: int, *, lr: float = 1e-3, batch_size: int = 32, seed: int = 0) -> list[float]:
-    """Fit a reward model to pairs, row i of ``better`` against row i of ``worse``; ``steps`` of `AdamW`. Returns the losses in nats."""
+def train_reward(
+    model: RewardModel,
+    better: Packed,
+    worse: Packed,
+    steps: int,
+    *,
+    lr: float = 1e-3,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> list[float]:
+    """Fit a reward model to pairs, row i of ``better`` against row i of ``worse``; ``steps`` of `AdamW`.
+    Returns the losses in nats."""
     require(len(better) == len(worse), f"{len(better)} better and {len(worse)} worse answers do not pair up")
     draws, losses = torch.Generator().manual_seed(seed), []
     optimizer = AdamW(model.parameters(), lr=lr, weight_decay=0.0)
@@ -104,13 +143,17 @@ def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
     optimizer.zero_grad()
     loss.backward()
     norm = clip_gradients(params, 1.0)
-    require(bool(torch.isfinite(norm)), f"the loss or its gradient is not finite (loss {loss.item():.3g}); try a lower lr")
+    require(
+        bool(torch.isfinite(norm)),
+        f"the loss or its gradient is not finite (loss {loss.item():.3g}); try a lower lr",
+    )
     optimizer.step()
     return loss.item()
 
 # %% ../nbs/18_preference.ipynb #8d9cbe60
 def dpo_loss(better: Tensor, worse: Tensor, ref_better: Tensor, ref_worse: Tensor, beta: float) -> Tensor:
-    """Mean DPO loss in nats. Log-probabilities (B,) of the better and worse answers under the policy, and under the reference -> scalar.
+    """Mean DPO loss in nats. Log-probabilities (B,) of the better and worse answers under the policy, and
+    under the reference -> scalar.
 
     Source: Rafailov et al. 2023, equation 7.
     """
@@ -119,19 +162,35 @@ def dpo_loss(better: Tensor, worse: Tensor, ref_better: Tensor, ref_worse: Tenso
 
 @torch.no_grad()
 def _in_parts(model: GPT, rows: Packed, size: int = 64) -> Tensor:
-    return torch.cat([sequence_logprobs(model, rows.rows(slice(i, i + size))) for i in range(0, len(rows), size)])
+    return torch.cat(
+        [sequence_logprobs(model, rows.rows(slice(i, i + size))) for i in range(0, len(rows), size)]
+    )
 
 
 def train_dpo(
-    policy: GPT, reference: GPT | None, better: Packed, worse: Packed, steps: int, *, beta: float, lr: float = 1e-3, batch_size: int = 32, seed: int = 0
+    policy: GPT,
+    reference: GPT | None,
+    better: Packed,
+    worse: Packed,
+    steps: int,
+    *,
+    beta: float,
+    lr: float = 1e-3,
+    batch_size: int = 32,
+    seed: int = 0,
 ) -> list[dict[str, float]]:
-    """Train a policy in place on pairs, row i of ``better`` against row i of ``worse``; with ``reference`` None, ln pi_ref counts as 0.
+    """Train a policy in place on pairs, row i of ``better`` against row i of ``worse``; with ``reference``
+    None, ln pi_ref counts as 0.
 
-    Returns a line a step: the loss, and the mean of ln(pi / pi_ref) of the ``better`` and of the ``worse`` answers of the batch.
+    Returns a line a step: the loss, and the mean of ln(pi / pi_ref) of the ``better`` and of the ``worse``
+    answers of the batch.
     """
     require(beta > 0, f"beta = {beta} must be above 0")
     require(len(better) == len(worse), f"{len(better)} better and {len(worse)} worse answers do not pair up")
-    refs = [torch.zeros(len(rows)) if reference is None else _in_parts(reference, rows) for rows in (better, worse)]
+    refs = [
+        torch.zeros(len(rows)) if reference is None else _in_parts(reference, rows)
+        for rows in (better, worse)
+    ]
     draws, lines = torch.Generator().manual_seed(seed), []
     optimizer = AdamW(policy.eval().parameters(), lr=lr, weight_decay=0.0)  # no dropout: pi is one function
     for _ in range(steps):
@@ -139,14 +198,21 @@ def train_dpo(
         new = [sequence_logprobs(policy, rows.rows(pick)) for rows in (better, worse)]
         old = [ref[pick] for ref in refs]
         loss = _descend(optimizer, dpo_loss(*new, *old, beta))
-        lines.append({"loss": loss, "better": (new[0] - old[0]).mean().item(), "worse": (new[1] - old[1]).mean().item()})
+        lines.append(
+            {
+                "loss": loss,
+                "better": (new[0] - old[0]).mean().item(),
+                "worse": (new[1] - old[1]).mean().item(),
+            }
+        )
     return lines
 
 # %% ../nbs/18_preference.ipynb #30c2322b
 def kl_estimate(log_pi: Tensor, log_ref: Tensor, kind: str = "k3") -> Tensor:
     """Estimate KL(pi || ref) in nats from ln pi and ln ref of what was drawn from pi; elementwise, any shape.
 
-    "k1": ln pi - ln ref. "k2": half its square, biased. "k3": never negative. As a *loss*, only "k2" has the gradient of this KL.
+    "k1": ln pi - ln ref. "k2": half its square, biased. "k3": never negative. As a *loss*, only "k2" has the
+    gradient of this KL.
     Source: Schulman 2020.
     """
     one_of("kind", kind, ("k1", "k2", "k3"))
@@ -155,12 +221,18 @@ def kl_estimate(log_pi: Tensor, log_ref: Tensor, kind: str = "k3") -> Tensor:
 
 
 def group_advantages(rewards: Tensor, *, baseline: bool = True, scale: bool = True) -> Tensor:
-    """Rewards (prompts, answers to each) minus their group's mean, over its standard deviation: (P, G) -> (P, G).
+    """Rewards (prompts, answers to each) minus their group's mean, over its standard deviation: (P, G) -> (P,
+    G).
 
-    A group of equal rewards gets zeros. Source: Shao et al. 2024, section 4.1; without ``scale``: Liu et al. 2025.
+    A group of equal rewards gets zeros. Source: Shao et al. 2024, section 4.1; without
+    ``scale``: Liu et al. 2025.
     """
-    require(rewards.ndim == 2, f"rewards must be (prompts, answers to each), not of shape {tuple(rewards.shape)}")
-    require(not baseline or rewards.shape[1] > 1, "a group of one answer is its own mean: at least two are needed")
+    require(
+        rewards.ndim == 2, f"rewards must be (prompts, answers to each), not of shape {tuple(rewards.shape)}"
+    )
+    require(
+        not baseline or rewards.shape[1] > 1, "a group of one answer is its own mean: at least two are needed"
+    )
     spread = rewards.std(1, keepdim=True, correction=0)
     advantages = rewards - rewards.mean(1, keepdim=True) if baseline else rewards
     return torch.where(spread > 1e-6, advantages / spread.clamp(min=1e-6), 0.0) if scale else advantages
@@ -170,10 +242,12 @@ def grpo_loss(
     new: Tensor, old: Tensor, advantages: Tensor, learned: Tensor, *, clip: float = 0.2, ref: Tensor | None = None, beta: float = 0.0,
     kl: str = "k3", length_mean: bool = False,
 ) -> Tensor:  # fmt: skip
-    """The negative clipped objective, plus ``beta`` times a KL estimate against ``ref``: a scalar to minimise.
+    """The negative clipped objective, plus ``beta`` times a KL estimate against ``ref``: a scalar to
+    minimise.
 
     Args:
-        new, old, ref: log-probabilities (R, T) of the tokens under the policy, under the policy that drew them, under the reference.
+        new, old, ref: log-probabilities (R, T) of the tokens under the policy, under the policy that drew
+        them, under the reference.
         advantages: (R,), one for each answer.
         learned: (R, T), true for the answers' tokens; only they count.
         length_mean: mean instead of sum over an answer's tokens, as published.
@@ -213,25 +287,35 @@ def train_grpo(
     """Train a policy in place on its own answers.
 
     Args:
-        prompts: lists of tokens; each step draws ``prompts_per_step`` of them and writes ``group`` answers to each.
-        reward: called with the tokens of a prompt and of an answer; any program, its number is never differentiated.
-        reference, beta, kl: the penalty; "reward" counts beta (ln pi - ln pi_ref) of the whole answer off its reward, "k2" and "k3" stand in the loss.
-        updates: steps of `AdamW` on each batch of answers; from the second on ratios move away from 1, and ``clip`` matters.
+        prompts: lists of tokens; each step draws ``prompts_per_step`` of them and writes ``group`` answers to
+            each.
+        reward: called with the tokens of a prompt and of an answer; any program, its number is never
+            differentiated.
+        reference, beta, kl: the penalty; "reward" counts beta (ln pi - ln pi_ref) of the whole answer off its
+        reward, "k2" and "k3" stand in the loss.
+        updates: steps of `AdamW` on each batch of answers; from the second on ratios move away from 1, and
+            ``clip`` matters.
         baseline, scale, length_mean: as in `group_advantages` and `grpo_loss`.
         on_step: called after each step with its line.
 
-    Returns a line a step: step, mean reward, kl (k1 against the reference, in nats an answer), length in tokens. Raises ``ValueError`` for bad settings.
+    Returns a line a step: step, mean reward, kl (k1 against the reference, in nats an answer), length in
+    tokens. Raises ``ValueError`` for bad settings.
     """
     one_of("kl", kl, ("reward", "k2", "k3"))
     require(len(prompts) > 0, "there are no prompts")
-    require(beta >= 0 and (beta == 0 or reference is not None), f"beta = {beta} needs a reference, and must not be negative")
+    require(
+        beta >= 0 and (beta == 0 or reference is not None),
+        f"beta = {beta} needs a reference, and must not be negative",
+    )
     draws, lines = torch.Generator().manual_seed(seed), []
     optimizer = AdamW(policy.parameters(), lr=lr, weight_decay=0.0)
     for step in range(steps):
         chosen = [list(prompts[i]) for i in torch.randint(len(prompts), (prompts_per_step,), generator=draws)]
         first = int(torch.randint(2**40, (1,), generator=draws))
         rows, answers = write_answers(policy, chosen, max_new_tokens, stop_tokens, count=group, seed=first)
-        rewards = torch.tensor([float(reward(chosen[i // group], answer)) for i, answer in enumerate(answers)])
+        rewards = torch.tensor(
+            [float(reward(chosen[i // group], answer)) for i, answer in enumerate(answers)]
+        )
         require(bool(rewards.isfinite().all()), "the reward of an answer is not a finite number")
         learned = rows.learned[:, 1:]
         with torch.no_grad():
@@ -243,8 +327,18 @@ def train_grpo(
         in_loss = {} if kl == "reward" else {"ref": ref, "beta": beta, "kl": kl}
         for _ in range(updates):
             new = token_logprobs(policy, rows)
-            _descend(optimizer, grpo_loss(new, old, advantages, learned, clip=clip, length_mean=length_mean, **in_loss))
-        lines.append({"step": step + 1, "reward": rewards.mean().item(), "kl": drift.mean().item(), "length": learned.sum(1).float().mean().item()})
+            _descend(
+                optimizer,
+                grpo_loss(new, old, advantages, learned, clip=clip, length_mean=length_mean, **in_loss),
+            )
+        lines.append(
+            {
+                "step": step + 1,
+                "reward": rewards.mean().item(),
+                "kl": drift.mean().item(),
+                "length": learned.sum(1).float().mean().item(),
+            }
+        )
         if on_step:
             on_step(lines[-1])
     return lines

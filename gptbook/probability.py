@@ -101,12 +101,16 @@ def as_documents(ids: Any, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _token_array(ids: Any, vocab_size: int) -> np.ndarray:
     tokens = np.frombuffer(ids, np.uint8) if isinstance(ids, (bytes, bytearray)) else np.asarray(ids)
-    require(tokens.ndim == 1 and tokens.dtype.kind in "iu",
-            f"tokens must be bytes or integers in one row, got {tokens.dtype} of shape {tokens.shape}; "
-            "encode text first, for instance with text.encode()")
+    require(
+        tokens.ndim == 1 and tokens.dtype.kind in "iu",
+        f"tokens must be bytes or integers in one row, got {tokens.dtype} of shape {tokens.shape}; "
+        "encode text first, for instance with text.encode()",
+    )
     low, high = int(tokens.min()), int(tokens.max())
-    require(low >= 0 and high < vocab_size,
-            f"token {low if low < 0 else high} is outside 0 .. {vocab_size - 1} (vocab_size = {vocab_size})")
+    require(
+        low >= 0 and high < vocab_size,
+        f"token {low if low < 0 else high} is outside 0 .. {vocab_size - 1} (vocab_size = {vocab_size})",
+    )
     return tokens.astype(np.int64)
 
 # %% ../nbs/01_probability.ipynb #efd9b090
@@ -138,7 +142,8 @@ def count_levels(tokens: np.ndarray, starts: np.ndarray, order: int, vocab_size:
     for _ in range(order):
         inside = context >= 0  # enough predecessors in this document
         keys, ids, counts = np.unique(
-            context[inside] * vocab_size + tokens[inside], return_inverse=True, return_counts=True)
+            context[inside] * vocab_size + tokens[inside], return_inverse=True, return_counts=True
+        )
         owner = keys // vocab_size  # the context of each n-gram
         totals = np.bincount(owner, weights=counts, minlength=n_contexts).astype(np.int64)
         levels.append(Level(keys, counts, totals, np.bincount(owner, minlength=n_contexts)))
@@ -208,8 +213,10 @@ class NGram:
 
     def __init__(self, order: int, vocab_size: int) -> None:
         for name, value in (("order", order), ("vocab_size", vocab_size)):
-            require(isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 1,
-                    f"{name} must be an integer of at least 1, got {value!r}")
+            require(
+                isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 1,
+                f"{name} must be an integer of at least 1, got {value!r}",
+            )
         self.order, self.vocab_size = int(order), int(vocab_size)
         self.levels: list[Level] = []
 
@@ -217,8 +224,10 @@ class NGram:
         """Count; what was counted before is forgotten. Returns the model itself."""
         tokens, starts = as_documents(sequences_or_ids, self.vocab_size)
         require(len(tokens) > 0, "nothing to fit: the text has no tokens")
-        require(len(tokens) * self.vocab_size < 2**62,
-                f"{len(tokens)} tokens with vocab_size {self.vocab_size} overflow the 64-bit keys")
+        require(
+            len(tokens) * self.vocab_size < 2**62,
+            f"{len(tokens)} tokens with vocab_size {self.vocab_size} overflow the 64-bit keys",
+        )
         self.levels = count_levels(tokens, starts, self.order, self.vocab_size)
         return self
 
@@ -266,7 +275,11 @@ class NGram:
         return state_probs(levels, self._state(levels, context), self.vocab_size)
 
     def sample(
-        self, n: int, rng: np.random.Generator | int, context: Any = (), temperature: float = 1.0,
+        self,
+        n: int,
+        rng: np.random.Generator | int,
+        context: Any = (),
+        temperature: float = 1.0,
         order: int | None = None,
     ) -> np.ndarray:
         """Draw ``n`` tokens one after the other, each from the distribution after all before it: (n,) int64.

@@ -25,19 +25,22 @@ from .workshop.checks import require
 
 # %% ../nbs/14_sample.ipynb #0b5c85a9
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
-    """Divide logits (B, V) by a temperature above 0 (one below 1e-6 counts as that). Source: Ackley et al. 1985."""
+    """Divide logits (B, V) by a temperature above 0 (one below 1e-6 counts as that). Source:
+    Ackley et al. 1985."""
     return logits / max(temperature, 1e-6)
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Set all but the ``k`` largest logits of each row to -inf; equal ones at the border are kept. (B, V) -> (B, V)."""
+    """Set all but the ``k`` largest logits of each row to -inf; equal ones at the border are kept.
+    (B, V) -> (B, V)."""
     k = min(k, logits.shape[-1])
     smallest = logits.topk(k, dim=-1).values[:, -1:]
     return logits.masked_fill(logits < smallest, float("-inf"))
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Keep the smallest set of tokens whose probabilities sum to at least ``p``, the rest is -inf. (B, V) -> (B, V).
+    """Keep the smallest set of tokens whose probabilities sum to at least ``p``, the rest is -inf. (B, V) ->
+    (B, V).
 
     Source: Holtzman et al. 2020, section 3.1.
     """
@@ -51,15 +54,22 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
-    """Keep tokens with at least ``min_p`` times the probability of the best. (B, V) -> (B, V). Source: Nguyen et al. 2024."""
-    return logits.masked_fill(logits.softmax(-1) < min_p * logits.softmax(-1).amax(-1, keepdim=True), float("-inf"))
+    """Keep tokens with at least ``min_p`` times the probability of the best. (B, V) -> (B, V). Source:
+    Nguyen et al. 2024."""
+    return logits.masked_fill(
+        logits.softmax(-1) < min_p * logits.softmax(-1).amax(-1, keepdim=True), float("-inf")
+    )
 
 # %% ../nbs/14_sample.ipynb #9845d687
 def draw_tokens(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """One token for each row of logits (B, V), by inverting the cumulative distribution; row i uses generator i. Returns (B,)."""
+    """One token for each row of logits (B, V), by inverting the cumulative distribution;
+    row i uses generator i. Returns (B,)."""
     u = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators])
     cumulative = logits.cpu().double().softmax(-1).cumsum(-1)  # on the CPU: some devices have no float64
-    require(not cumulative.isnan().any().item(), "no token is left to choose from: all logits of a row are -inf, or one is not a number")
+    require(
+        not cumulative.isnan().any().item(),
+        "no token is left to choose from: all logits of a row are -inf, or one is not a number",
+    )
     u = u[:, None] * cumulative[:, -1:]  # the last entry is 1 but for rounding
     return (cumulative <= u).sum(-1)
 
@@ -80,8 +90,10 @@ class Row(list):
 Processor = Callable[[Tensor, Sequence[list[int]]], Tensor]
 """Changes logits (B, V), given the tokens of each row so far; row i of the result depends on row i alone."""
 
+
 def penalize_repetition(logits: Tensor, rows: Sequence[list[int]], penalty: float) -> Tensor:
-    """Divide the positive and multiply the negative logits of all tokens in a row, prompt included. (B, V) -> (B, V).
+    """Divide the positive and multiply the negative logits of all tokens in a row, prompt included. (B, V) ->
+    (B, V).
 
     Source: Keskar et al. 2019, section 4.1, with the negative logits as everybody does since.
     """
@@ -93,8 +105,11 @@ def penalize_repetition(logits: Tensor, rows: Sequence[list[int]], penalty: floa
     return logits
 
 
-def penalize_counts(logits: Tensor, rows: Sequence[list[int]], presence: float = 0.0, frequency: float = 0.0) -> Tensor:
-    """Subtract ``presence`` from the logit of each token written so far, and ``frequency`` times its count. (B, V) -> (B, V).
+def penalize_counts(
+    logits: Tensor, rows: Sequence[list[int]], presence: float = 0.0, frequency: float = 0.0
+) -> Tensor:
+    """Subtract ``presence`` from the logit of each token written so far, and ``frequency`` times its count.
+    (B, V) -> (B, V).
 
     The prompt of a `Row` does not count; of a plain list all tokens do.
     """
@@ -114,7 +129,9 @@ def add_bias(logits: Tensor, bias: Mapping[int, float]) -> Tensor:
 
 # %% ../nbs/14_sample.ipynb #5787ab96
 def _filters(temperature: float, top_k: int | None, top_p: float, min_p: float) -> list[Processor]:
-    require(temperature >= 0, f"temperature = {temperature} must be at least 0 (0 takes the most probable token)")
+    require(
+        temperature >= 0, f"temperature = {temperature} must be at least 0 (0 takes the most probable token)"
+    )
     require(top_k is None or top_k >= 1, f"top_k = {top_k} must be at least 1")
     require(0 < top_p <= 1, f"top_p = {top_p} must be in (0, 1]")
     require(0 <= min_p <= 1, f"min_p = {min_p} must be in [0, 1]")
@@ -132,13 +149,18 @@ def _filters(temperature: float, top_k: int | None, top_p: float, min_p: float) 
     return filters
 
 
-def _penalties(repetition: float, presence: float, frequency: float, bias: Mapping[int, float] | None, vocab_size: int) -> list[Processor]:
+def _penalties(
+    repetition: float, presence: float, frequency: float, bias: Mapping[int, float] | None, vocab_size: int
+) -> list[Processor]:
     require(repetition > 0, f"repetition_penalty = {repetition} must be above 0 (1 changes nothing)")
     for name, value in (("presence_penalty", presence), ("frequency_penalty", frequency)):
         require(math.isfinite(value), f"{name} = {value} must be a finite number (0 changes nothing)")
     found: list[Processor] = []
     if bias:
-        require(all(0 <= token < vocab_size for token in bias), f"logit_bias names a token outside 0 ... {vocab_size - 1}")
+        require(
+            all(0 <= token < vocab_size for token in bias),
+            f"logit_bias names a token outside 0 ... {vocab_size - 1}",
+        )
         found.append(lambda logits, rows: add_bias(logits, bias))
     if repetition != 1:
         found.append(lambda logits, rows: penalize_repetition(logits, rows, repetition))
@@ -150,12 +172,16 @@ def _penalties(repetition: float, presence: float, frequency: float, bias: Mappi
 class _Reader:
     """Feeds texts through a model, as little as possible each time: the cache holds what was read before.
 
-    There is room for ``new`` more tokens. Past the context, rotary positions go on and the oldest token is dropped for each new one;
-    for other positions the last half of the text is read anew.
+    There is room for ``new`` more tokens. Past the context, rotary positions go on and the oldest token is
+    dropped for each new one; for other positions the last half of the text is read anew.
     """
 
     def __init__(self, model: GPT, texts: Sequence[list[int]], new: int):
-        self.model, self.device, self.limit = model, model.embedding.weight.device, model.config.context_length
+        self.model, self.device, self.limit = (
+            model,
+            model.embedding.weight.device,
+            model.config.context_length,
+        )
         self.slides = isinstance(model.positions, RotaryPositions)
         self.windows = [self._cut(text) for text in texts]
         size = min(max(map(len, self.windows)) + new, 2 * self.limit if self.slides else self.limit)
@@ -195,7 +221,8 @@ class _Reader:
     def _slide(self) -> None:
         """Drop the oldest token: the cache becomes a view that begins one place later."""
         none = torch.zeros(len(self.windows), dtype=torch.long, device=self.device)
-        self.padding = (none if self.padding is None else self.padding) - 1  # less padding, later positions: they go on growing
+        # less padding, later positions: they go on growing
+        self.padding = (none if self.padding is None else self.padding) - 1
         for layer, (k, v) in zip(self.cache, self.whole):
             layer.k, layer.v, layer.length = layer.k[:, :, 1:], layer.v[:, :, 1:], layer.length - 1
             if layer.k.shape[2] == layer.length:  # the view has come to the end: move it to the front
@@ -213,7 +240,8 @@ class _Reader:
 # %% ../nbs/14_sample.ipynb #66e00929
 @dataclass
 class Step:
-    """One token of each row: the ``tokens``, which rows have ``ended`` (with this token or before), and the model's own ``logits`` (B, V)."""
+    """One token of each row: the ``tokens``, which rows have ``ended`` (with this token or before), and the
+    model's own ``logits`` (B, V)."""
 
     tokens: list[int]
     ended: list[bool]
@@ -224,6 +252,7 @@ class Step:
         """The log-probability of each token under the model's own distribution, before any processor."""
         chosen = torch.tensor(self.tokens, device=self.logits.device)[:, None]
         return self.logits.log_softmax(-1).gather(-1, chosen)[:, 0].tolist()
+
 
 def generate_stream(
     model: GPT,
@@ -243,7 +272,8 @@ def generate_stream(
     stop_tokens: Sequence[int] = (),
     stop: Callable[[int, list[int]], bool] | None = None,
 ) -> Iterator[Step]:
-    """Continue texts, and yield a `Step` for each token. What a row gets after it has ended is to be thrown away.
+    """Continue texts, and yield a `Step` for each token. What a row gets after it has ended is to be thrown
+    away.
 
     Args:
         model: in evaluation mode.
@@ -254,17 +284,20 @@ def generate_stream(
         repetition_penalty: see `penalize_repetition`; 1 changes nothing.
         presence_penalty, frequency_penalty: see `penalize_counts`; 0 changes nothing.
         logit_bias: see `add_bias`.
-        processors: callables (logits (B, V), rows) -> logits (B, V). They come first, in their order; then the bias, the
-            penalties, the temperature and the cuts.
+        processors: callables (logits (B, V), rows) -> logits (B, V). They come first, in their order; then
+            the bias, the penalties, the temperature and the cuts.
         seed: row i draws from a generator seeded with ``seed + i``, whatever else is in the batch.
         stop_tokens: a row ends with the first of these, which is kept.
         stop: called with the row's number and its new tokens after each; true ends the row.
 
-    Raises ``ValueError`` for settings out of range, and for a prompt longer than the context where positions are learned.
+    Raises ``ValueError`` for settings out of range, and for a prompt longer than the context where positions
+    are learned.
     """
     changes = [
         *processors,
-        *_penalties(repetition_penalty, presence_penalty, frequency_penalty, logit_bias, model.config.vocab_size),
+        *_penalties(
+            repetition_penalty, presence_penalty, frequency_penalty, logit_bias, model.config.vocab_size
+        ),
         *_filters(temperature, top_k, top_p, min_p),
     ]
     require(max_new_tokens >= 0, f"max_new_tokens = {max_new_tokens} must be at least 0")
@@ -273,7 +306,9 @@ def generate_stream(
     if isinstance(model.positions, LearnedPositions):
         model.positions.check(max(map(len, texts)))
     require(abs(seed) < 2**62, f"seed = {seed} must be below 2^62")
-    generators = None if temperature == 0 else [torch.Generator().manual_seed(seed + i) for i in range(len(texts))]
+    generators = (
+        None if temperature == 0 else [torch.Generator().manual_seed(seed + i) for i in range(len(texts))]
+    )
     return _steps(model, texts, max_new_tokens, changes, generators, frozenset(stop_tokens), stop)
 
 
@@ -312,10 +347,12 @@ def generate(
         model: in evaluation mode.
         ids: a tensor (T,) or (B, T), or a list of lists of any lengths, none empty.
         max_new_tokens: tokens to add at most.
-        return_log_probs: also return, for each text, the log-probabilities of its new tokens in the model's own distribution.
+        return_log_probs: also return, for each text, the log-probabilities of its new tokens in the model's
+            own distribution.
         settings: as for `generate_stream`.
 
-    Returns the texts with what was added: a tensor for a tensor (only if all rows are then equally long), else lists.
+    Returns the texts with what was added: a tensor for a tensor (only if all rows are then equally long),
+    else lists.
     Raises ``ValueError`` as `generate_stream` does.
     """
     rows = torch.atleast_2d(ids).tolist() if isinstance(ids, Tensor) else [list(row) for row in ids]
@@ -349,6 +386,7 @@ def _text_settings(tokenizer: Tokenizer, stop: Sequence[str], settings: dict) ->
 
 def _prompt(tokenizer: Tokenizer, text: str) -> list[int]:
     return tokenizer.encode(text) or [tokenizer.end_of_text]
+
 
 def generate_text(
     model: GPT,
@@ -386,9 +424,11 @@ def stream_text(
     stop: Sequence[str] = (),
     **settings: object,
 ) -> Iterator[str]:
-    """Yield a continuation in pieces, each as soon as it is certain; joined they are what `generate_text` adds to the prompt.
+    """Yield a continuation in pieces, each as soon as it is certain; joined they are what `generate_text`
+    adds to the prompt.
 
-    Held back are the bytes of a character that is not complete, and whatever may be the beginning of a stop text.
+    Held back are the bytes of a character that is not complete, and whatever may be the beginning of a stop
+    text.
     """
     ends, settings = _text_settings(tokenizer, stop, settings)
     steps = generate_stream(model, [_prompt(tokenizer, prompt)], max_new_tokens, **settings)
@@ -438,7 +478,11 @@ class Constraint:
     def _ids(self, done: bytes) -> Tensor:
         if done not in self._known:
             ids = self.allowed(done)
-            require(bool(ids), f"no token of this vocabulary continues {done.decode(errors='replace')!r} to one of the texts allowed")
+            require(
+                bool(ids),
+                f"no token of this vocabulary continues {done.decode(errors='replace')!r} to one of the "
+                "texts allowed",
+            )
             self._known[done] = torch.tensor(ids)
         return self._known[done]
 
@@ -452,13 +496,15 @@ class Constraint:
             out[i, ids] = logits[i, ids]
         return out
 
+
 class Choices(Constraint):
     """Allows what is written to become one of some texts: ``Choices(tokenizer, ["yes", "no"])``."""
 
     def __init__(self, tokenizer: Tokenizer, texts: Sequence[str]):
         require(not isinstance(texts, str) and len(texts) > 0, "texts must be a list of at least one text")
         self.texts = [text.encode() for text in texts]
-        self._ends: dict[bytes, list[bool]] = {}  # for each text and each place in it: whether tokens can spell the rest
+        # for each text and each place in it: whether tokens can spell the rest
+        self._ends: dict[bytes, list[bool]] = {}
         super().__init__(tokenizer)
 
     def _steps(self, text: bytes, start: int) -> Iterator[tuple[int, int]]:
@@ -480,14 +526,26 @@ class Choices(Constraint):
     def allowed(self, done: bytes) -> list[int]:
         """The tokens from which one of the texts can still be spelled."""
         texts = {text for text in self.texts if text.startswith(done)}
-        ids = {id for text in texts for id, after in self._steps(text, len(done)) if self._possible(text)[after]}
+        ids = {
+            id for text in texts for id, after in self._steps(text, len(done)) if self._possible(text)[after]
+        }
         return sorted(ids | ({self.tokenizer.end_of_text} if done in texts else set()))
 
 # %% ../nbs/14_sample.ipynb #39416dc3
 def _characters(head: bytes) -> range:
     """The code points whose UTF-8 begins with these bytes (one character or less); empty if none does."""
     first = head[0]
-    size = 1 if first < 0x80 else 2 if 0xC2 <= first < 0xE0 else 3 if 0xE0 <= first < 0xF0 else 4 if 0xF0 <= first < 0xF5 else 0
+    size = (
+        1
+        if first < 0x80
+        else 2
+        if 0xC2 <= first < 0xE0
+        else 3
+        if 0xE0 <= first < 0xF0
+        else 4
+        if 0xF0 <= first < 0xF5
+        else 0
+    )
     if size == 0 or any(byte >> 6 != 0b10 for byte in head[1:]):
         return range(0)
     value = first & (0x7F >> size if size > 1 else 0x7F)
@@ -499,10 +557,12 @@ def _characters(head: bytes) -> range:
 
 
 class Pattern(Constraint):
-    r"""Allows what is written to match a regular expression as a whole: ``Pattern(tokenizer, r"\d+ apples")``.
+    r"""Allows what is written to match a regular expression as a whole: ``Pattern(tokenizer, r"\d+
+    apples")``.
 
-    The expression is one of the module ``regex``. A token may end inside a character: it is allowed if some character
-    that begins so fits. (A first byte alone may stand for thousands of characters: 256 of them are tried, and those in the pattern.)
+    The expression is one of the module ``regex``. A token may end inside a character: it is allowed if some
+    character that begins so fits. (A first byte alone may stand for thousands of characters: 256 of them are
+    tried, and those in the pattern.)
     """
 
     def __init__(self, tokenizer: Tokenizer, pattern: str):
@@ -510,8 +570,12 @@ class Pattern(Constraint):
             self.pattern = regex.compile(pattern)
         except regex.error as error:
             raise ValueError(f"pattern {pattern!r} cannot be used: {error}") from None
-        self._named = [*map(ord, pattern), *(int(c, 16) for c in regex.findall(r"\\[xuU]([0-9a-fA-F]+)", pattern))]
-        bare = regex.sub(r"\\\W", "", pattern)  # without escaped signs: what is left then can only match ASCII, or may match more
+        self._named = [
+            *map(ord, pattern),
+            *(int(c, 16) for c in regex.findall(r"\\[xuU]([0-9a-fA-F]+)", pattern)),
+        ]
+        # without escaped signs: what is left then can only match ASCII, or may match more
+        bare = regex.sub(r"\\\W", "", pattern)
         self._ascii = pattern.isascii() and regex.search(r"[\\.^]|\[:|\(\?", bare) is None
         super().__init__(tokenizer)
 
@@ -520,15 +584,21 @@ class Pattern(Constraint):
         return self.pattern.fullmatch(text, partial=True) is not None
 
     def _step(self, text: str, head: bytes) -> tuple[str, bytes] | None:
-        """Whole characters and the first bytes of the next one, in that form again; None if they fit nowhere."""
+        """Whole characters and the first bytes of the next one, in that form again;
+        None if they fit nowhere."""
         points = _characters(head)
         if self._ascii and head[0] >= 0x80:
             return None
-        if len(points) == 1 and len(chr(points[0]).encode(errors="replace")) == len(head):  # the character is complete
+        # the character is complete
+        if len(points) == 1 and len(chr(points[0]).encode(errors="replace")) == len(head):
             text, head = text + chr(points[0]), b""
             return (text, head) if self._fits(text) else None
         candidates = [*(p for p in self._named if p in points), *points[:: -(-len(points) // 256) or 1]]
-        return (text, head) if any(self._fits(text + chr(p)) for p in candidates if not 0xD800 <= p < 0xE000) else None
+        return (
+            (text, head)
+            if any(self._fits(text + chr(p)) for p in candidates if not 0xD800 <= p < 0xE000)
+            else None
+        )
 
     def allowed(self, done: bytes) -> list[int]:
         """The tokens after which the text can still become a match."""
@@ -539,7 +609,11 @@ class Pattern(Constraint):
         while todo:
             node, text, head = todo.pop()
             ids += node.get(None, ())
-            steps = ((child, self._step(text, head + bytes([byte]))) for byte, child in node.items() if byte is not None)
+            steps = (
+                (child, self._step(text, head + bytes([byte])))
+                for byte, child in node.items()
+                if byte is not None
+            )
             todo += [(child, *step) for child, step in steps if step is not None]
         return sorted(ids)
 
@@ -558,9 +632,10 @@ def beam_search(
 ) -> list[tuple[list[int], float]]:
     """The best continuations found of one text, best first: (all its tokens, score), ``num_beams`` of them.
 
-    The score is the log-probability of the new tokens divided by their number to the power ``length_penalty``. A text is finished by
-    a stop token, or by ``max_new_tokens``. The search ends when ``num_beams`` are finished and, unless ``early_stopping``, the best
-    unfinished one has no better score than the worst of them. As Hugging Face's ``generate(num_beams=...)``.
+    The score is the log-probability of the new tokens divided by their number to the power
+    ``length_penalty``. A text is finished by a stop token, or by ``max_new_tokens``. The search ends when
+    ``num_beams`` are finished and, unless ``early_stopping``, the best unfinished one has no better score
+    than the worst of them. As Hugging Face's ``generate(num_beams=...)``.
     """
     prompt = ids.tolist() if isinstance(ids, Tensor) else list(ids)
     require(num_beams >= 1, f"num_beams = {num_beams} must be at least 1")
@@ -570,8 +645,10 @@ def beam_search(
         model.positions.check(len(prompt))
     rows, V = [Row(prompt) for _ in range(num_beams)], model.config.vocab_size
     reader = _Reader(model, rows, max_new_tokens)
-    total = torch.tensor([0.0] + [float("-inf")] * (num_beams - 1), device=reader.device)  # at first all rows are the same
-    keep = min(max(2, 1 + len(set(stop_tokens))) * num_beams, num_beams * V)  # so many that num_beams of them can go on
+    # at first all rows are the same
+    total = torch.tensor([0.0] + [float("-inf")] * (num_beams - 1), device=reader.device)
+    # so many that num_beams of them can go on
+    keep = min(max(2, 1 + len(set(stop_tokens))) * num_beams, num_beams * V)
     finished: list[tuple[list[int], float]] = []
     for n in range(1, max_new_tokens + 1):
         log_probs = reader.logits.float().log_softmax(-1)
@@ -602,7 +679,8 @@ def beam_search(
 
 # %% ../nbs/14_sample.ipynb #f6c4055e
 def residual(p: Tensor, q: Tensor) -> Tensor:
-    """What p has more than q, scaled to sum to one: (p - q)_+ / sum. (..., V) -> (..., V). Where p = q, p itself."""
+    """What p has more than q, scaled to sum to one: (p - q)_+ / sum. (..., V) -> (..., V).
+    Where p = q, p itself."""
     more = (p - q).clamp(min=0)
     total = more.sum(-1, keepdim=True)
     return torch.where(total > 0, more / total, p)
@@ -624,8 +702,10 @@ def speculative(
 ) -> tuple[Tensor, list[int]]:
     """Continue one text (T,): ``draft`` proposes ``k`` tokens at a time, one pass of ``model`` judges them.
 
-    The text has the distribution that ``model`` alone gives it with these settings; at temperature 0 it is the same text.
-    Both models have the same vocabulary, and room for the whole text. Returns it and how many tokens each pass gave.
+    The text has the distribution that ``model`` alone gives it with these settings; at temperature 0 it is
+    the same text.
+    Both models have the same vocabulary, and room for the whole text. Returns it and how many tokens each
+    pass gave.
     Source: Leviathan et al. 2023, algorithm 1.
     """
     filters = _filters(temperature, top_k, top_p, min_p)
@@ -639,12 +719,17 @@ def speculative(
 
     @torch.inference_mode()
     def distributions(m: GPT, cache: list[KVCache], count: int) -> Tensor:
-        """Read what the model has not read yet of the text; the distributions after its last ``count`` tokens, (count, V)."""
+        """Read what the model has not read yet of the text;
+        the distributions after its last ``count`` tokens, (count, V)."""
         unread = torch.tensor([text[cache[0].length :]], device=m.embedding.weight.device)
         logits = m(unread, cache=cache)[0, -count:].float().cpu()
         for change in filters:
             logits = change(logits, [])
-        return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).double() if temperature == 0 else logits.double().softmax(-1)
+        return (
+            torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).double()
+            if temperature == 0
+            else logits.double().softmax(-1)
+        )
 
     def draw(p: Tensor) -> int:
         return draw_tokens(p.log()[None], [generator]).item()
@@ -659,7 +744,10 @@ def speculative(
         accepted = 0
         while accepted < len(q):
             token = text[known + accepted]
-            if torch.rand((), generator=generator, dtype=torch.float64) * q[accepted][token] >= p[accepted][token]:
+            if (
+                torch.rand((), generator=generator, dtype=torch.float64) * q[accepted][token]
+                >= p[accepted][token]
+            ):
                 break
             accepted += 1
         last = draw(residual(p[accepted], q[accepted]) if accepted < len(q) else p[accepted])
@@ -669,6 +757,7 @@ def speculative(
         text = text[:known] + new
         passes.append(len(new))
         for cache in caches:
-            for layer in cache:  # what was read of rejected tokens is forgotten; the last token is still to be read
+            # what was read of rejected tokens is forgotten; the last token is still to be read
+            for layer in cache:
                 layer.length = min(layer.length, len(text) - 1)
     return torch.tensor(text), passes

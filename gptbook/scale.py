@@ -17,7 +17,8 @@ from .workshop.checks import one_of, require
 
 # %% ../nbs/23_scale.ipynb #f8417ff4
 def ring_all_reduce(parts: list[np.ndarray]) -> tuple[list[np.ndarray], list[int]]:
-    """The sum of p vectors for each of p processes, as the ring computes it; and the bytes that each process sends.
+    """The sum of p vectors for each of p processes, as the ring computes it; and the bytes that each process
+    sends.
 
     ``parts`` are p arrays of one length, which p divides. Source: Patarasuk and Yuan 2009.
     """
@@ -36,11 +37,19 @@ def ring_all_reduce(parts: list[np.ndarray]) -> tuple[list[np.ndarray], list[int
 
 # %% ../nbs/23_scale.ipynb #f335be3f
 def memory_per_process(
-    params: int, processes: int = 1, *, sharded: bool = False, weights: int = 4, gradients: int = 4, state: int = 8, gathered: int = 0
+    params: int,
+    processes: int = 1,
+    *,
+    sharded: bool = False,
+    weights: int = 4,
+    gradients: int = 4,
+    state: int = 8,
+    gathered: int = 0,
 ) -> float:
     """Bytes that each process holds for weights, gradients and optimiser state (without activations).
 
-    ``weights``, ``gradients`` and ``state`` are bytes per parameter; ``gathered`` parameters are whole at a time when ``sharded``.
+    ``weights``, ``gradients`` and ``state`` are bytes per parameter; ``gathered`` parameters are whole at a
+    time when ``sharded``.
     """
     require(params > 0 and processes > 0, f"params = {params} and processes = {processes} must be above 0")
     whole = (weights + gradients + state) * params
@@ -49,9 +58,11 @@ def memory_per_process(
 # %% ../nbs/23_scale.ipynb #573a415f
 @dataclass(frozen=True)
 class Processor:
-    """A GPU: peak bf16 operations per second (dense), memory in bytes, bandwidth of its network link in bytes/s, price per hour.
+    """A GPU: peak bf16 operations per second (dense), memory in bytes, bandwidth of its network link in
+    bytes/s, price per hour.
 
-    Rates and memory are the makers'; the price is an assumption, of the order of what clouds ask, and can be set.
+    Rates and memory are the makers'; the price is an assumption, of the order of what clouds ask, and can be
+    set.
     """
 
     flops: float
@@ -107,7 +118,8 @@ def plan(
     params: float, tokens: float, gpus: int, *, gpu: str = "h100", mfu: float = 0.4, context: int = 4096, batch_tokens: float = 4e6,
     dollars_per_hour: float | None = None,
 ) -> Plan:  # fmt: skip
-    """Estimate a training run: 6 N D operations at a share ``mfu`` of the peak, everything sharded (FSDP), 16 bytes per parameter.
+    """Estimate a training run: 6 N D operations at a share ``mfu`` of the peak, everything sharded (FSDP), 16
+    bytes per parameter.
 
     Args:
         params, tokens: N and D.
@@ -118,14 +130,20 @@ def plan(
         batch_tokens: tokens of an optimiser step.
         dollars_per_hour: price of a GPU; None: the table's.
 
-    Activations are those of checkpointing: the inputs of all blocks and the work of one, for one sample; the shape is a
-    guess from N (width 128 times the number of blocks). Raises ``ValueError`` for settings out of range.
+    Activations are those of checkpointing: the inputs of all blocks and the work of one, for one sample; the
+    shape is a guess from N (width 128 times the number of blocks). Raises ``ValueError`` for settings out of
+    range.
     """
     one_of("gpu", gpu, PROCESSORS)
     require(params > 0 and tokens > 0, f"params = {params} and tokens = {tokens} must be above 0")
-    require(isinstance(gpus, int) and 1 <= gpus <= 10**7, f"gpus = {gpus} must be a number from 1 to 10,000,000")
+    require(
+        isinstance(gpus, int) and 1 <= gpus <= 10**7, f"gpus = {gpus} must be a number from 1 to 10,000,000"
+    )
     require(0 < mfu <= 1, f"mfu = {mfu} must be in (0, 1]")
-    require(context >= 1 and batch_tokens >= context, f"context = {context} must be at least 1, and batch_tokens = {batch_tokens:g} at least that")
+    require(
+        context >= 1 and batch_tokens >= context,
+        f"context = {context} must be at least 1, and batch_tokens = {batch_tokens:g} at least that",
+    )
     kind = PROCESSORS[gpu]
     price = kind.dollars_per_hour if dollars_per_hour is None else dollars_per_hour
     require(price >= 0, f"dollars_per_hour = {price} must be at least 0")
@@ -133,7 +151,9 @@ def plan(
     seconds = flops / (gpus * kind.flops * mfu)
     n_layer = max(1.0, (params / (12 * 128**2)) ** (1 / 3))  # N = 12 n d^2 with d = 128 n
     d_model = math.sqrt(params / (12 * n_layer))
-    state = memory_per_process(params, gpus, sharded=True, weights=2, gradients=2, state=12, gathered=params / n_layer)
+    state = memory_per_process(
+        params, gpus, sharded=True, weights=2, gradients=2, state=12, gathered=params / n_layer
+    )
     activations = context * d_model * (2 * n_layer + 34)
     steps = max(1.0, tokens / batch_tokens)
     best_params, best_tokens = ScalingLaw().optimal(flops)
@@ -155,17 +175,27 @@ def _short(value: float) -> str:
 def describe_plan(p: Plan) -> str:
     """The plan as text, with its assumptions."""
     kind = PROCESSORS[p.gpu]
-    hidden = "can be hidden behind the computation" if p.exchange_seconds < p.step_seconds else "is longer than the step: use a larger batch, or fewer GPUs with tensor parallelism"
+    hidden = (
+        "can be hidden behind the computation"
+        if p.exchange_seconds < p.step_seconds
+        else "is longer than the step: use a larger batch, or fewer GPUs with tensor parallelism"
+    )
     lines = [
-        f"training        {_short(p.params)} parameters on {_short(p.tokens)} tokens ({p.tokens / p.params:.3g} per parameter)",
+        f"training        {_short(p.params)} parameters on {_short(p.tokens)} tokens "
+        f"({p.tokens / p.params:.3g} per parameter)",
         f"operations      {p.flops:.2e} (6 N D)",
-        f"time            {p.days:,.3g} days on {p.gpus:,} x {p.gpu} at {p.mfu:.0%} of {kind.flops / 1e12:,.0f} TFLOP/s",
+        f"time            {p.days:,.3g} days on {p.gpus:,} x {p.gpu} at {p.mfu:.0%} of "
+        f"{kind.flops / 1e12:,.0f} TFLOP/s",
         f"GPU hours       {p.gpu_hours:,.0f}",
         f"cost            {_short(p.dollars)} dollars, at {p.dollars / p.gpu_hours:g} per GPU hour",
-        f"memory per GPU  {p.memory_bytes / 1e9:,.3g} GB of {kind.memory / 1e9:.0f}: states {p.state_bytes / 1e9:.3g}, activations {p.activation_bytes / 1e9:.3g}" + ("" if p.fits else "  DOES NOT FIT"),
+        f"memory per GPU  {p.memory_bytes / 1e9:,.3g} GB of {kind.memory / 1e9:.0f}: states "
+        f"{p.state_bytes / 1e9:.3g}, activations {p.activation_bytes / 1e9:.3g}"
+        + ("" if p.fits else "  DOES NOT FIT"),
         f"sending         {p.exchange_seconds:.3g} s of {p.step_seconds:.3g} s a step; {hidden}",
-        f"expected loss   {p.loss:.2f} nats per token; the same operations would be best spent on {_short(p.best_params)} parameters and {_short(p.best_tokens)} tokens",
-        "assumptions     everything sharded over all GPUs (FSDP), bf16, AdamW at 16 bytes per parameter, activation checkpointing, one sample",
+        f"expected loss   {p.loss:.2f} nats per token; the same operations would be best spent on "
+        f"{_short(p.best_params)} parameters and {_short(p.best_tokens)} tokens",
+        "assumptions     everything sharded over all GPUs (FSDP), bf16, AdamW at 16 bytes per parameter, "
+        "activation checkpointing, one sample",
         "                at a time, price per GPU hour as given, no failures, no experiments before the run",
     ]
     return "\n".join(lines)

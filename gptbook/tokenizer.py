@@ -36,13 +36,16 @@ UNKNOWN = "\ufffd"
 
 
 def check_text(text: str) -> str:
-    """Return ``text`` if it is a string that UTF-8 can encode; else ``ValueError`` naming the type or the position."""
+    """Return ``text`` if it is a string that UTF-8 can encode;
+    else ``ValueError`` naming the type or the position."""
     require(isinstance(text, str), f"text must be a str, not {type(text).__name__}")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(f"text holds a lone surrogate {text[error.start]!r} at position {error.start}; "
-                         "UTF-8 cannot encode it") from None
+        raise ValueError(
+            f"text holds a lone surrogate {text[error.start]!r} at position {error.start}; "
+            "UTF-8 cannot encode it"
+        ) from None
     return text
 
 
@@ -56,11 +59,16 @@ class Vocabulary:
 
     def __init__(self, tokens: Sequence[bytes], special_tokens: Sequence[str] = (END_OF_TEXT,)):
         """``tokens[i]`` are the bytes of id i; the special tokens get the ids that follow."""
-        require(not isinstance(special_tokens, str), "special_tokens must be a sequence of strings, not one string")
+        require(
+            not isinstance(special_tokens, str),
+            "special_tokens must be a sequence of strings, not one string",
+        )
         names = tuple(special_tokens)
         require(END_OF_TEXT in names, f"special_tokens must contain {END_OF_TEXT!r}, got {names}")
-        require(all(isinstance(name, str) and name for name in names) and len(set(names)) == len(names),
-                f"special_tokens must be different, non-empty strings, got {names}")
+        require(
+            all(isinstance(name, str) and name for name in names) and len(set(names)) == len(names),
+            f"special_tokens must be different, non-empty strings, got {names}",
+        )
         self.special_tokens = {name: len(tokens) + i for i, name in enumerate(names)}
         self._table = [*tokens, *(check_text(name).encode("utf-8") for name in names)]
 
@@ -96,7 +104,8 @@ class Tokenizer(Vocabulary):
     kind: ClassVar[str]
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
-        """The ids of ``text``. A special token's name inside ``text`` is ordinary text unless ``allow_special``.
+        """The ids of ``text``. A special token's name inside ``text`` is ordinary text unless
+        ``allow_special``.
 
         ``ValueError`` if ``text`` is no string or holds a lone surrogate.
         """
@@ -108,7 +117,11 @@ class Tokenizer(Vocabulary):
             return encode(text)
         names = sorted(self.special_tokens, key=len, reverse=True)  # of two that begin alike, the longer wins
         parts = re.split("(" + "|".join(map(re.escape, names)) + ")", text)  # odd places: special tokens
-        return [id for i, part in enumerate(parts) for id in ([self.special_tokens[part]] if i % 2 else encode(part))]
+        return [
+            id
+            for i, part in enumerate(parts)
+            for id in ([self.special_tokens[part]] if i % 2 else encode(part))
+        ]
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the tokenizer to ``path`` as one JSON file, atomically."""
@@ -116,9 +129,13 @@ class Tokenizer(Vocabulary):
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
-        """Read what ``save`` wrote. ``ValueError`` naming the path if it is damaged, foreign or of another type."""
+        """Read what ``save`` wrote. ``ValueError`` naming the path if it is damaged,
+        foreign or of another type."""
         tokenizer = load_tokenizer(path)
-        require(isinstance(tokenizer, cls), f"{path} holds a tokenizer of type {tokenizer.kind!r}, not a {cls.__name__}")
+        require(
+            isinstance(tokenizer, cls),
+            f"{path} holds a tokenizer of type {tokenizer.kind!r}, not a {cls.__name__}",
+        )
         return tokenizer
 
     def _encode(self, text: str) -> list[int]:
@@ -135,7 +152,8 @@ class Tokenizer(Vocabulary):
         return {} if names == [END_OF_TEXT] else {"special_tokens": names}
 
     def with_special_tokens(self, names: Sequence[str]) -> "Tokenizer":
-        """The same tokenizer with those of ``names`` that it lacks as further special tokens; no id changes."""
+        """The same tokenizer with those of ``names`` that it lacks as further special tokens;
+        no id changes."""
         new = [name for name in dict.fromkeys(names) if name not in self.special_tokens]
         return type(self)._from_state({**self._state(), "special_tokens": [*self.special_tokens, *new]})
 
@@ -151,13 +169,18 @@ FILE_FORMAT = {"format": "gptbook-tokenizer", "version": 1}
 def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
     """Read the tokenizer in ``path``, of whichever type it is.
 
-    ``FileNotFoundError`` if there is no file; ``ValueError`` naming the path if it is damaged, foreign or newer.
+    ``FileNotFoundError`` if there is no file; ``ValueError`` naming the path if it is damaged, foreign or
+    newer.
     """
     state = read_json(path)
-    require(isinstance(state, dict) and state.get("format") == FILE_FORMAT["format"],
-            f"{path} is no gptbook tokenizer: it has no \"format\": \"{FILE_FORMAT['format']}\"")
-    require(state.get("version") == FILE_FORMAT["version"],
-            f"{path} has version {state.get('version')!r}; this gptbook reads version {FILE_FORMAT['version']}")
+    require(
+        isinstance(state, dict) and state.get("format") == FILE_FORMAT["format"],
+        f'{path} is no gptbook tokenizer: it has no "format": "{FILE_FORMAT["format"]}"',
+    )
+    require(
+        state.get("version") == FILE_FORMAT["version"],
+        f"{path} has version {state.get('version')!r}; this gptbook reads version {FILE_FORMAT['version']}",
+    )
     kinds = {cls.kind: cls for cls in Tokenizer.__subclasses__()}
     try:
         return kinds[one_of("type", state.get("type"), kinds)]._from_state(state)
@@ -169,8 +192,12 @@ _REST = r" ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LETTERS = r" ?\p{L}[\p{L}\p{M}]*(?:['’]\p{L}[\p{L}\p{M}]*)*"
 WORDS = {
     "regex": regex.compile(rf"{_LETTERS}|{_REST}"),
-    "char": regex.compile(r"\p{Han}|" + _LETTERS.replace(r"\p{L}", r"[\p{L}--\p{Han}]") + rf"|{_REST}", regex.V1),
-    "jieba": regex.compile(r"\p{Han}+|" + _LETTERS.replace(r"\p{L}", r"[\p{L}--\p{Han}]") + rf"|{_REST}", regex.V1),
+    "char": regex.compile(
+        r"\p{Han}|" + _LETTERS.replace(r"\p{L}", r"[\p{L}--\p{Han}]") + rf"|{_REST}", regex.V1
+    ),
+    "jieba": regex.compile(
+        r"\p{Han}+|" + _LETTERS.replace(r"\p{L}", r"[\p{L}--\p{Han}]") + rf"|{_REST}", regex.V1
+    ),
 }
 
 
@@ -179,8 +206,9 @@ def load_jieba() -> Any:
     try:
         import jieba
     except ImportError:
-        raise ValueError("segment='jieba' needs the package jieba: pip install jieba; "
-                         "or choose segment='char'") from None
+        raise ValueError(
+            "segment='jieba' needs the package jieba: pip install jieba; or choose segment='char'"
+        ) from None
     jieba.setLogLevel(60)
     return jieba
 
@@ -204,22 +232,37 @@ class WordTokenizer(Tokenizer):
 
     kind = "word"
 
-    def __init__(self, words: Sequence[str], segment: str = "auto", special_tokens: Sequence[str] = (END_OF_TEXT,)):
-        """``words`` in the order of their ids (the most frequent first); ``segment`` as in ``segment_words``."""
-        require(len(set(words)) == len(words) > 0 and all(words), "words must be different, non-empty, and at least one")
-        super().__init__([*(check_text(w).encode("utf-8") for w in words), UNKNOWN.encode("utf-8")], special_tokens)
+    def __init__(
+        self, words: Sequence[str], segment: str = "auto", special_tokens: Sequence[str] = (END_OF_TEXT,)
+    ):
+        """``words`` in the order of their ids (the most frequent first);
+        ``segment`` as in ``segment_words``."""
+        require(
+            len(set(words)) == len(words) > 0 and all(words),
+            "words must be different, non-empty, and at least one",
+        )
+        super().__init__(
+            [*(check_text(w).encode("utf-8") for w in words), UNKNOWN.encode("utf-8")], special_tokens
+        )
         self.words = list(words)
         self.segment = one_of("segment", {"auto": "char"}.get(segment, segment), WORDS)
         self.unknown = len(words)
         self._ids = {w: i for i, w in enumerate(words)}
 
     @classmethod
-    def train(cls, text: str | Iterable[str], vocab_size: int = 8192, segment: str = "auto") -> "WordTokenizer":
-        """The ``vocab_size - 2`` most frequent words of ``text`` (a string or documents), the unknown and the end.
+    def train(
+        cls, text: str | Iterable[str], vocab_size: int = 8192, segment: str = "auto"
+    ) -> "WordTokenizer":
+        """The ``vocab_size - 2`` most frequent words of ``text`` (a string or documents), the unknown and the
+        end.
 
-        Words of equal count are ordered by their code points. A text with fewer words gives a smaller vocabulary.
+        Words of equal count are ordered by their code points. A text with fewer words gives a smaller
+        vocabulary.
         """
-        require(vocab_size >= 3, f"vocab_size must be at least 3 (a word, unknown, {END_OF_TEXT}), got {vocab_size}")
+        require(
+            vocab_size >= 3,
+            f"vocab_size must be at least 3 (a word, unknown, {END_OF_TEXT}), got {vocab_size}",
+        )
         counts: Counter[str] = Counter()
         for document in as_documents(text):
             counts.update(segment_words(document, segment))
@@ -238,7 +281,8 @@ class WordTokenizer(Tokenizer):
 
 # %% ../nbs/03_tokenizer.ipynb #fc98ea5f
 class CharTokenizer(Tokenizer):
-    """One token for each character of the training text, in the order of the code points; then unknown; then specials."""
+    """One token for each character of the training text, in the order of the code points; then unknown;
+    then specials."""
 
     kind = "char"
 
@@ -272,7 +316,8 @@ class CharTokenizer(Tokenizer):
 # %% ../nbs/03_tokenizer.ipynb #e2aa63b8
 BYTE_ORDER = [*range(33, 127), *range(161, 173), *range(174, 256)]
 BYTE_ORDER += [b for b in range(256) if b not in BYTE_ORDER]
-"""``BYTE_ORDER[i]`` is the byte of id i: first those that print in Latin-1, then the others (GPT-2's order)."""
+"""``BYTE_ORDER[i]`` is the byte of id i: first those that print in Latin-1,
+then the others (GPT-2's order)."""
 
 TO_IDS = bytes(BYTE_ORDER.index(b) for b in range(256))  # a table for bytes.translate: byte to id
 
@@ -280,7 +325,7 @@ TO_IDS = bytes(BYTE_ORDER.index(b) for b in range(256))  # a table for bytes.tra
 PATTERNS = {
     "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s+(?!\S)|\s+",
     "gpt4": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*+"
-            r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
 }  # how GPT-2 and GPT-4 cut text into pieces before BPE; for the module regex and for tiktoken's engine
 
 # %% ../nbs/03_tokenizer.ipynb #ecc4b94e
@@ -288,23 +333,33 @@ LONGEST_SPACE = 100_000
 
 
 def cut_long_spaces(text: str) -> list[str]:
-    """Cut ``text`` after every ``LONGEST_SPACE`` characters of unbroken white space; almost always ``[text]``."""
+    """Cut ``text`` after every ``LONGEST_SPACE`` characters of unbroken white space;
+    almost always ``[text]``."""
     step = LONGEST_SPACE // 2
     if not any(text[k : k + 1000].isspace() for k in range(0, len(text), step)):
         return [text]
     runs = re.finditer(rf"(?<!\s)(?:\s{{{LONGEST_SPACE}}})+", text)
-    cuts = [0, *(k for run in runs for k in range(run.start() + LONGEST_SPACE, run.end() + 1, LONGEST_SPACE)), len(text)]
+    cuts = [
+        0,
+        *(k for run in runs for k in range(run.start() + LONGEST_SPACE, run.end() + 1, LONGEST_SPACE)),
+        len(text),
+    ]
     return [text[a:b] for a, b in pairwise(cuts) if a < b]
 
 # %% ../nbs/03_tokenizer.ipynb #c31dd319
 @cache
 def engine_differences() -> dict[int, str]:
-    """Code points that ``regex`` and tiktoken's engine class differently, each with a stand-in of tiktoken's class."""
+    """Code points that ``regex`` and tiktoken's engine class differently,
+    each with a stand-in of tiktoken's class."""
     everything = "".join(map(chr, (*range(0xD800), *range(0xE000, 0x110000))))
     table: dict[int, str] = {}
     for category, stand_in in ((r"\p{L}", "x"), (r"\p{N}", "1"), (r"\s", " ")):
-        engine = tiktoken.Encoding("probe", pat_str=category + "+", special_tokens={},
-                                   mergeable_ranks={bytes([b]): b for b in range(256)})
+        engine = tiktoken.Encoding(
+            "probe",
+            pat_str=category + "+",
+            special_tokens={},
+            mergeable_ranks={bytes([b]): b for b in range(256)},
+        )
         theirs = set(bytes(engine.encode_ordinary(everything)).decode("utf-8"))
         ours = set(regex.findall(category, everything))
         for character in theirs ^ ours:
@@ -315,12 +370,14 @@ def engine_differences() -> dict[int, str]:
 
 # %% ../nbs/03_tokenizer.ipynb #c14c5fe9
 def full_pattern(pattern: str) -> str:
-    """The regular expression for ``pattern``: a name in ``PATTERNS``, or an expression, completed so that it loses nothing."""
+    """The regular expression for ``pattern``: a name in ``PATTERNS``, or an expression,
+    completed so that it loses nothing."""
     return PATTERNS[pattern] if pattern in PATTERNS else rf"(?:{pattern})|[\s\S]"
 
 
 def check_pattern(pattern: str) -> str:
-    """Return ``pattern`` if it is a name in ``PATTERNS`` or a regular expression for both engines; else ``ValueError``."""
+    """Return ``pattern`` if it is a name in ``PATTERNS`` or a regular expression for both engines;
+    else ``ValueError``."""
     require(isinstance(pattern, str), f"pattern must be a str, not {type(pattern).__name__}")
     if pattern in PATTERNS:
         return pattern
@@ -328,21 +385,30 @@ def check_pattern(pattern: str) -> str:
         one_of("pattern", pattern, PATTERNS)
     try:
         matches_nothing = regex.compile(pattern).fullmatch("") is not None
-        tiktoken.Encoding("probe", pat_str=full_pattern(pattern), special_tokens={},
-                          mergeable_ranks={bytes([b]): b for b in range(256)})
+        tiktoken.Encoding(
+            "probe",
+            pat_str=full_pattern(pattern),
+            special_tokens={},
+            mergeable_ranks={bytes([b]): b for b in range(256)},
+        )
     except (regex.error, ValueError) as error:
         raise ValueError(f"pattern {pattern!r} cannot be used: {error}") from None
-    require(not matches_nothing, f"pattern {pattern!r} matches the empty string; each piece needs a character")
+    require(
+        not matches_nothing, f"pattern {pattern!r} matches the empty string; each piece needs a character"
+    )
     return pattern
 
 
 def split_text(text: str, pattern: str = "gpt4") -> list[str]:
-    """The pieces into which ``pattern`` cuts ``text``; joined they are ``text``. The same pieces as tiktoken's."""
+    """The pieces into which ``pattern`` cuts ``text``; joined they are ``text``.
+    The same pieces as tiktoken's."""
     compiled = regex.compile(full_pattern(pattern))
     pieces: list[str] = []
     for part in cut_long_spaces(text):
         if part.isascii() or engine_differences().keys().isdisjoint(map(ord, part)):
-            pieces += [match[0] for match in compiled.finditer(part)] if compiled.groups else compiled.findall(part)
+            pieces += (
+                [match[0] for match in compiled.finditer(part)] if compiled.groups else compiled.findall(part)
+            )
         else:
             seen = part.translate(engine_differences())  # as tiktoken's engine sees it, place for place
             pieces += [part[match.start() : match.end()] for match in compiled.finditer(seen)]
@@ -383,7 +449,8 @@ class PairIndex:
                 self.where[pair].append(i)
 
     def merge(self, pair: tuple[int, int], new: int) -> set[tuple[int, int]]:
-        """Replace ``pair`` by ``new`` everywhere, from left to right; return the pairs that may have gained."""
+        """Replace ``pair`` by ``new`` everywhere, from left to right;
+        return the pairs that may have gained."""
         row, count, where, length = self.row, self.count, self.where, self.length
         (a, b), gained = pair, set()
         for i in sorted(where.pop(pair)):
@@ -408,10 +475,11 @@ class PairIndex:
 
 # %% ../nbs/03_tokenizer.ipynb #9f46cb66
 def train_merges(pieces: Mapping[bytes, int], vocab_size: int) -> list[tuple[int, int]]:
-    """Learn byte-pair merges from ``pieces`` (bytes to count) until there are ``vocab_size`` tokens, bytes included.
+    """Learn byte-pair merges from ``pieces`` (bytes to count) until there are ``vocab_size`` tokens, bytes
+    included.
 
-    Returns pairs of ids; pair k makes the token 256 + k. Each step takes the most frequent pair, of equals the
-    smallest. A pair whose bytes already are a token is merged into that one and makes no new token.
+    Returns pairs of ids; pair k makes the token 256 + k. Each step takes the most frequent pair, of equals
+    the smallest. A pair whose bytes already are a token is merged into that one and makes no new token.
     Stops early when no pair is left. Source: Sennrich et al. 2016, algorithm 1.
     """
     index = PairIndex(pieces)
@@ -440,7 +508,8 @@ def train_merges(pieces: Mapping[bytes, int], vocab_size: int) -> list[tuple[int
 
 # %% ../nbs/03_tokenizer.ipynb #8b40364a
 def bpe_encode(piece: bytes, ranks: Mapping[bytes, int]) -> list[int]:
-    """Byte-pair encode one piece: join the neighbors whose joined bytes have the smallest rank, until none have one.
+    """Byte-pair encode one piece: join the neighbors whose joined bytes have the smallest rank, until none
+    have one.
 
     The reference for what tiktoken does; quadratic in ``len(piece)``.
     """
@@ -461,7 +530,8 @@ def letters_of(token: bytes) -> str:
 
 
 def read_gpt2_merges(path: str | os.PathLike) -> list[tuple[int, int]]:
-    """The merges in GPT-2's file ``vocab.bpe``, as pairs of ids; ``ValueError`` naming the path if it is damaged."""
+    """The merges in GPT-2's file ``vocab.bpe``, as pairs of ids;
+    ``ValueError`` naming the path if it is damaged."""
     ids = {letters_of(bytes([b])): i for i, b in enumerate(BYTE_ORDER)}
     merges: list[tuple[int, int]] = []
     try:
@@ -476,7 +546,8 @@ def read_gpt2_merges(path: str | os.PathLike) -> list[tuple[int, int]]:
 
 # %% ../nbs/03_tokenizer.ipynb #5bc5d1b9
 class BPETokenizer(Tokenizer):
-    """Byte-level byte-pair encoding: ids 0-255 are the bytes in ``BYTE_ORDER``, then the merges, then special tokens.
+    """Byte-level byte-pair encoding: ids 0-255 are the bytes in ``BYTE_ORDER``, then the merges, then special
+    tokens.
 
     No text is unknown, and ``decode(encode(text)) == text`` for every string that UTF-8 can encode.
     """
@@ -489,10 +560,14 @@ class BPETokenizer(Tokenizer):
         special_tokens: Sequence[str] = (END_OF_TEXT,),
         pattern: str = "gpt4",
     ):
-        """``merges[k]`` is the pair of ids that makes id 256 + k; ``pattern`` a name in ``PATTERNS`` or a regex."""
+        """``merges[k]`` is the pair of ids that makes id 256 + k;
+        ``pattern`` a name in ``PATTERNS`` or a regex."""
         tokens = [bytes([b]) for b in BYTE_ORDER]
         for k, (a, b) in enumerate(merges):
-            require(0 <= a < 256 + k and 0 <= b < 256 + k, f"merge {k} joins ids {a} and {b}; both must be below {256 + k}")
+            require(
+                0 <= a < 256 + k and 0 <= b < 256 + k,
+                f"merge {k} joins ids {a} and {b}; both must be below {256 + k}",
+            )
             tokens.append(tokens[a] + tokens[b])
         self.ranks = {token: i for i, token in enumerate(tokens)}
         require(len(self.ranks) == len(tokens), "two merges make the same bytes")
@@ -510,19 +585,24 @@ class BPETokenizer(Tokenizer):
     ) -> "BPETokenizer":
         """Learn merges from ``text`` (a string or an iterable of documents).
 
-        ``vocab_size`` counts bytes, merges and special tokens. A text too small for it gives a smaller vocabulary.
+        ``vocab_size`` counts bytes, merges and special tokens. A text too small for it gives a smaller
+        vocabulary.
         Source: Sennrich et al. 2016, algorithm 1, on bytes as in Radford et al. 2019.
         """
         special_tokens = tuple(special_tokens)
-        require(vocab_size >= 256 + len(special_tokens),
-                f"vocab_size must be at least {256 + len(special_tokens)} (256 bytes and the special tokens), got {vocab_size}")
+        require(
+            vocab_size >= 256 + len(special_tokens),
+            f"vocab_size must be at least {256 + len(special_tokens)} (256 bytes and the special tokens), "
+            f"got {vocab_size}",
+        )
         merges = train_merges(count_pieces(text, check_pattern(pattern)), vocab_size - len(special_tokens))
         return cls(merges, special_tokens, pattern)
 
     @cached_property
     def _engine(self) -> tiktoken.Encoding:
-        return tiktoken.Encoding("gptbook", pat_str=full_pattern(self.pattern),
-                                 mergeable_ranks=self.ranks, special_tokens={})
+        return tiktoken.Encoding(
+            "gptbook", pat_str=full_pattern(self.pattern), mergeable_ranks=self.ranks, special_tokens={}
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_engine"}  # made again where it is needed
@@ -535,13 +615,20 @@ class BPETokenizer(Tokenizer):
 
     def encode_python(self, text: str, allow_special: bool = False) -> list[int]:
         """The same ids as ``encode``, by ``bpe_encode``: slow, and every step can be read."""
+
         def plain(part: str) -> list[int]:
-            return [id for p in split_text(part, self.pattern) for id in bpe_encode(p.encode("utf-8"), self.ranks)]
+            return [
+                id for p in split_text(part, self.pattern) for id in bpe_encode(p.encode("utf-8"), self.ranks)
+            ]
+
         return self._encode_with(plain, text, allow_special)
 
     def _state(self) -> dict[str, Any]:
-        return {"pattern": self.pattern, "special_tokens": list(self.special_tokens),
-                "merges": [f"{a} {b}" for a, b in self.merges]}
+        return {
+            "pattern": self.pattern,
+            "special_tokens": list(self.special_tokens),
+            "merges": [f"{a} {b}" for a, b in self.merges],
+        }
 
     @classmethod
     def _from_state(cls, state: dict[str, Any]) -> "BPETokenizer":
@@ -558,7 +645,8 @@ class BPETokenizer(Tokenizer):
 
 # %% ../nbs/03_tokenizer.ipynb #928ad397
 def train_tokenizer(kind: str, documents: str | Iterable[str], vocab_size: int = 8192) -> Tokenizer:
-    """Train the tokenizer ``kind``, "char" (which takes every character, whatever ``vocab_size``), "word" or "bpe"."""
+    """Train the tokenizer ``kind``, "char" (which takes every character, whatever ``vocab_size``),
+    "word" or "bpe"."""
     one_of("kind", kind, ["char", "word", "bpe"])
     if kind == "char":
         return CharTokenizer.train(documents)

@@ -39,7 +39,15 @@ from tqdm import tqdm
 from .config import GPTConfig, TrainConfig
 from .data import Batches, TokenData, encode_documents, load_corpus
 from .model import GPT
-from .optim import AdamW, Muon, clip_gradients, decay_groups, hidden_matrices, warmup_cosine, warmup_stable_decay
+from gptbook.optim import (
+    AdamW,
+    Muon,
+    clip_gradients,
+    decay_groups,
+    hidden_matrices,
+    warmup_cosine,
+    warmup_stable_decay,
+)
 from .tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from .workshop.checks import one_of, require
 from .workshop.files import atomic_write, read_json, sha256_file, write_json
@@ -52,17 +60,23 @@ def choose_device(wanted: str = "auto") -> tuple[torch.device, str]:
     if wanted == "auto":
         name = next(name for name in there if there[name])
         return torch.device(name), f"{name}, the fastest device found"
-    require(there[wanted], f"device {wanted!r} is not available here; there is: {', '.join(n for n in there if there[n])}")
+    require(
+        there[wanted],
+        f"device {wanted!r} is not available here; there is: {', '.join(n for n in there if there[n])}",
+    )
     return torch.device(wanted), f"{wanted}, as asked"
 
 
 def choose_precision(device: torch.device, wanted: str = "auto") -> tuple[torch.dtype, str]:
-    """The type of matrix products on a device, and the reason. ``ValueError`` if a GPU has not the wanted one."""
+    """The type of matrix products on a device, and the reason.
+    ``ValueError`` if a GPU has not the wanted one."""
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
         require(fast or wanted != "bf16", "this GPU has no bf16 arithmetic; use --precision fp32")
     else:
-        fast = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        fast = device.type == "cpu" and (
+            torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        )
     if wanted != "auto":
         return (torch.bfloat16 if wanted == "bf16" else torch.float32), f"{wanted}, as asked"
     if device.type == "mps":
@@ -73,7 +87,8 @@ def choose_precision(device: torch.device, wanted: str = "auto") -> tuple[torch.
 
 
 def choose_compile(device: torch.device, wanted: str = "auto") -> tuple[bool, str]:
-    """Whether to translate the blocks with `torch.compile`, and the reason. ``ValueError`` if asked for and not possible here."""
+    """Whether to translate the blocks with `torch.compile`, and the reason.
+    ``ValueError`` if asked for and not possible here."""
     missing = None
     if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))):
         missing = "there is no C++ compiler (g++ or clang++)"
@@ -102,21 +117,26 @@ _FILES = {"config.json", "model.safetensors", "optimizer.safetensors", "state.js
 
 
 def _write_tensors(tensors: dict[str, Tensor], path: Path, world: World) -> None:
-    """One safetensors file of whole tensors. Parts that lie in several processes are put together by torch.distributed.checkpoint."""
+    """One safetensors file of whole tensors. Parts that lie in several processes are put together by
+    torch.distributed.checkpoint."""
     if not any(isinstance(t, DTensor) for t in tensors.values()):
         if world.main:
             with atomic_write(path) as file:
                 file.write(save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}))
         return
     parts = path.with_name(f".{path.name}.parts")
-    dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(parts), save_distributed=True, enable_consolidation=True))
+    dcp.save(
+        tensors,
+        storage_writer=HuggingFaceStorageWriter(str(parts), save_distributed=True, enable_consolidation=True),
+    )
     if world.main:
         os.replace(parts / "model-00001-of-00001.safetensors", path)
         shutil.rmtree(parts)
 
 
 def _read_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Fill tensors, or this process's parts of them, from a safetensors file that must have exactly these names and shapes."""
+    """Fill tensors, or this process's parts of them,
+    from a safetensors file that must have exactly these names and shapes."""
     with safe_open(path, "pt") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     wanted = {name: tuple(t.shape) for name, t in tensors.items()}
@@ -137,14 +157,25 @@ def _model_tensors(model: GPT) -> dict[str, Tensor]:
 
 def _optimizer_tensors(model: GPT, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
     names = {p: n for n, p in model.named_parameters()}
-    states = [(names[p], key, t) for optimizer in optimizers for p, s in optimizer.state.items() for key, t in s.items()]
-    return {f"{key}.{name}": t for name, key, t in states if key != "step"}  # every parameter has taken the run's number of steps
+    states = [
+        (names[p], key, t)
+        for optimizer in optimizers
+        for p, s in optimizer.state.items()
+        for key, t in s.items()
+    ]
+    # every parameter has taken the run's number of steps
+    return {f"{key}.{name}": t for name, key, t in states if key != "step"}
 
 # %% ../nbs/13_training.ipynb #a8362bcd
 def save_checkpoint(
-    folder: Path, model: GPT, optimizers: Sequence[torch.optim.Optimizer], state: dict[str, Any], world: World | None = None
+    folder: Path,
+    model: GPT,
+    optimizers: Sequence[torch.optim.Optimizer],
+    state: dict[str, Any],
+    world: World | None = None,
 ) -> dict[str, Any]:
-    """Write a checkpoint into ``folder``/checkpoints; in the main process, return the pointer to it (name, step, SHA-256 of its files)."""
+    """Write a checkpoint into ``folder``/checkpoints; in the main process, return the pointer to it (name,
+    step, SHA-256 of its files)."""
     world = world or World()
     name = f"step-{state['step']:08d}"
     final, temporary = folder / "checkpoints" / name, folder / "checkpoints" / f".{name}.tmp"
@@ -162,17 +193,24 @@ def save_checkpoint(
     except OSError:  # the disk is full, perhaps: make room again
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    if final.exists():  # left by a run that stopped between the rename below and the new pointer; best.json may point to it
+    # left by a run that stopped between the rename below and the new pointer; best.json may point to it
+    if final.exists():
         old = final.with_name(f".{name}.old")
         shutil.rmtree(old, ignore_errors=True)
         final.rename(old)
     temporary.rename(final)
-    return {"checkpoint": name, "step": state["step"], "sha256": {p.name: sha256_file(p) for p in sorted(final.iterdir())}}
+    return {
+        "checkpoint": name,
+        "step": state["step"],
+        "sha256": {p.name: sha256_file(p) for p in sorted(final.iterdir())},
+    }
 
 
 def _pointer(folder: Path, which: str) -> dict[str, Any]:
     if not (folder / f"{which}.json").is_file():
-        raise FileNotFoundError(f"{folder} has no {which} checkpoint; the run was stopped before its first one")
+        raise FileNotFoundError(
+            f"{folder} has no {which} checkpoint; the run was stopped before its first one"
+        )
     pointer = read_json(folder / f"{which}.json")
     sums = pointer.get("sha256") if isinstance(pointer, dict) else None
     whole = (
@@ -184,13 +222,17 @@ def _pointer(folder: Path, which: str) -> dict[str, Any]:
 
 
 def load_checkpoint(folder: Path, which: str) -> tuple[Path, dict[str, Any]]:
-    """The folder and state of the "best", "last" or "previous" checkpoint of a run, after comparing every file with its SHA-256."""
+    """The folder and state of the "best", "last" or "previous" checkpoint of a run, after comparing every
+    file with its SHA-256."""
     pointer = _pointer(folder, which)
     checkpoint = folder / "checkpoints" / pointer["checkpoint"]
     for name, digest in pointer["sha256"].items():
         if not (checkpoint / name).is_file():
             raise FileNotFoundError(f"the {which} checkpoint is incomplete: {checkpoint / name} is missing")
-        require(sha256_file(checkpoint / name) == digest, f"{checkpoint / name} is damaged: its checksum does not match")
+        require(
+            sha256_file(checkpoint / name) == digest,
+            f"{checkpoint / name} is damaged: its checksum does not match",
+        )
     return checkpoint, read_json(checkpoint / "state.json")
 
 
@@ -198,7 +240,10 @@ def _other_checkpoint(folder: Path, which: str) -> str | None:
     """Another checkpoint that is whole, for the message about one that is not."""
     for other in ("last", "previous", "best"):
         try:
-            if other != which and _pointer(folder, other)["checkpoint"] != _pointer(folder, which)["checkpoint"]:
+            if (
+                other != which
+                and _pointer(folder, other)["checkpoint"] != _pointer(folder, which)["checkpoint"]
+            ):
                 load_checkpoint(folder, other)
                 return other
         except (ValueError, FileNotFoundError):
@@ -215,13 +260,23 @@ def read_run(folder: str | Path) -> TrainConfig:
     if not folder.is_dir():
         raise FileNotFoundError(f"no such run folder: {folder}")
     if not (folder / "run.json").is_file():
-        raise FileNotFoundError(f"{folder} is not a gptbook run, or was stopped while it was set up: it has no run.json")
+        raise FileNotFoundError(
+            f"{folder} is not a gptbook run, or was stopped while it was set up: it has no run.json"
+        )
     info = read_json(folder / "run.json")
-    require(isinstance(info, dict) and info.get("format") == FORMAT, f"{folder}/run.json is not of a gptbook run")
-    require(info.get("version") == VERSION, f"{folder} has format version {info.get('version')}, this gptbook reads version {VERSION}")
+    require(
+        isinstance(info, dict) and info.get("format") == FORMAT, f"{folder}/run.json is not of a gptbook run"
+    )
+    require(
+        info.get("version") == VERSION,
+        f"{folder} has format version {info.get('version')}, this gptbook reads version {VERSION}",
+    )
     settings = info.get("train")
     known = {f.name for f in fields(TrainConfig)}
-    require(isinstance(settings, dict) and set(settings) == known, f"{folder}/run.json is damaged: its settings are not those of a run")
+    require(
+        isinstance(settings, dict) and set(settings) == known,
+        f"{folder}/run.json is damaged: its settings are not those of a run",
+    )
     try:
         return TrainConfig(**settings)
     except (TypeError, ValueError) as error:
@@ -231,12 +286,16 @@ def read_run(folder: str | Path) -> TrainConfig:
 def _run_tokenizer(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     digest = read_json(folder / "run.json").get("tokenizer")
-    require(path.is_file() and sha256_file(path) == digest, f"{path} is damaged: it is missing or its checksum does not match")
+    require(
+        path.is_file() and sha256_file(path) == digest,
+        f"{path} is damaged: it is missing or its checksum does not match",
+    )
     return load_tokenizer(path)
 
 
 def load_run(folder: str | Path, which: str = "best") -> tuple[GPT, Tokenizer]:
-    """The model (in evaluation mode, on the CPU) and tokenizer of a run; ``which`` is "best", "last" or "previous". Errors as `read_run`."""
+    """The model (in evaluation mode, on the CPU) and tokenizer of a run; ``which`` is "best", "last" or
+    "previous". Errors as `read_run`."""
     folder = Path(folder)
     read_run(folder)
     tokenizer = _run_tokenizer(folder)
@@ -244,10 +303,15 @@ def load_run(folder: str | Path, which: str = "best") -> tuple[GPT, Tokenizer]:
         checkpoint, _ = load_checkpoint(folder, which)
     except (ValueError, FileNotFoundError) as error:
         other = _other_checkpoint(folder, which)
-        raise type(error)(f"{error}" + (f"; the {other} one is whole: --checkpoint {other}" if other else "")) from None
+        raise type(error)(
+            f"{error}" + (f"; the {other} one is whole: --checkpoint {other}" if other else "")
+        ) from None
     model = GPT.from_pretrained(checkpoint)
     words = model.config.vocab_size
-    require(words == tokenizer.vocab_size, f"{folder}: the model has {words} tokens, the tokenizer {tokenizer.vocab_size}")
+    require(
+        words == tokenizer.vocab_size,
+        f"{folder}: the model has {words} tokens, the tokenizer {tokenizer.vocab_size}",
+    )
     return model, tokenizer
 
 # %% ../nbs/13_training.ipynb #bookmodel2
@@ -255,13 +319,16 @@ MODELS = Path(str(files("gptbook"))) / "models"
 
 
 def book_model(name: str) -> tuple[GPT, Tokenizer]:
-    """A model that comes with the book, in evaluation mode, and its tokenizer. Raises ``ValueError`` for a name that is none."""
+    """A model that comes with the book, in evaluation mode, and its tokenizer.
+    Raises ``ValueError`` for a name that is none."""
     names = sorted(path.parent.name for path in MODELS.glob("*/run.json"))
     return load_run(MODELS / one_of("model", name, names))
 
 # %% ../nbs/13_training.ipynb #58dbaee0
 @torch.no_grad()
-def mean_loss(model: GPT, batches: Iterable[tuple[Tensor, Tensor]], dtype: torch.dtype = torch.float32) -> float:
+def mean_loss(
+    model: GPT, batches: Iterable[tuple[Tensor, Tensor]], dtype: torch.dtype = torch.float32
+) -> float:
     """Mean cross-entropy in nats per token over batches of inputs and targets (B, T), in evaluation mode."""
     device, training = model.embedding.weight.device, model.training
     model.eval()
@@ -280,7 +347,10 @@ def plot_loss(metrics: list[dict[str, Any]], path: str | Path, title: str = "") 
 
     fig = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     ax = fig.subplots()
-    for key, label, style in (("loss", "training", {"alpha": 0.45, "linewidth": 1}), ("val_loss", "held out", {"marker": "o", "markersize": 3})):
+    for key, label, style in (
+        ("loss", "training", {"alpha": 0.45, "linewidth": 1}),
+        ("val_loss", "held out", {"marker": "o", "markersize": 3}),
+    ):
         points = [(m["step"], m[key]) for m in metrics if key in m]
         if points:
             ax.plot(*zip(*points), label=label, **style)
@@ -291,7 +361,17 @@ def plot_loss(metrics: list[dict[str, Any]], path: str | Path, title: str = "") 
         fig.savefig(file, format="png")
 
 # %% ../nbs/13_training.ipynb #39c4ec23
-_OWN_FILES = {"run.json", "tokenizer.json", "data", "checkpoints", "best.json", "last.json", "previous.json", "metrics.jsonl", "loss.png"}
+_OWN_FILES = {
+    "run.json",
+    "tokenizer.json",
+    "data",
+    "checkpoints",
+    "best.json",
+    "last.json",
+    "previous.json",
+    "metrics.jsonl",
+    "loss.png",
+}
 
 
 def _is_run(folder: Path) -> bool:
@@ -320,19 +400,28 @@ def _bring_back(folder: Path) -> None:
 def check_out(out: str, overwrite: bool, instead: str = "--overwrite to replace it") -> Path:
     """The folder of a new run, absolute. Raises ``ValueError`` if it holds anything that must not be lost.
 
-    With ``overwrite`` a run may be there, but nothing else. ``instead`` says what can be added if one is there without it.
+    With ``overwrite`` a run may be there, but nothing else. ``instead`` says what can be added if one is
+    there without it.
     """
     folder = Path(out).resolve()
     require(folder != Path.cwd(), "--out must name a folder other than the current one")
     _bring_back(folder)  # an --overwrite was stopped halfway
     for own in (replaced_folder(folder), folder.with_name(f".{folder.name}.new")):
-        require(not own.exists() or _is_run(own) or not any(p.name not in _OWN_FILES for p in own.iterdir()), f"{own} is in the way; move it away")
+        require(
+            not own.exists() or _is_run(own) or not any(p.name not in _OWN_FILES for p in own.iterdir()),
+            f"{own} is in the way; move it away",
+        )
     if folder.exists():
         require(folder.is_dir(), f"{out} is a file; --out must name a folder")
         names = sorted(p.name for p in folder.iterdir())
-        require(not names or _is_run(folder), f"{out} holds other files; choose an empty or new folder for --out")
+        require(
+            not names or _is_run(folder), f"{out} holds other files; choose an empty or new folder for --out"
+        )
         foreign = [name for name in names if name not in _OWN_FILES]
-        require(not foreign or not overwrite, f"{out} also holds {', '.join(foreign[:3])}, which --overwrite would remove; move it away")
+        require(
+            not foreign or not overwrite,
+            f"{out} also holds {', '.join(foreign[:3])}, which --overwrite would remove; move it away",
+        )
         require(not names or overwrite, f"{out} holds another run; add {instead}, or choose another --out")
     return folder
 
@@ -340,10 +429,14 @@ def check_out(out: str, overwrite: bool, instead: str = "--overwrite to replace 
 def _prepare(config: TrainConfig, overwrite: bool, log: Callable[[str], None]) -> None:
     folder = check_out(config.out, overwrite, "--resume to go on with it, --overwrite to replace it")
     replaced = replaced_folder(folder)
-    corpus = load_corpus(config.corpus, config.encoding)  # everything that can fail for a bad corpus comes before anything is removed
+    # everything that can fail for a bad corpus comes before anything is removed
+    corpus = load_corpus(config.corpus, config.encoding)
     started = time.perf_counter()
     tokenizer = train_tokenizer(config.tokenizer, [d.text for d in corpus.train], config.vocab_size)
-    log(f"tokenizer: {config.tokenizer}, {tokenizer.vocab_size:,} tokens ({time.perf_counter() - started:.1f} s)")
+    log(
+        f"tokenizer: {config.tokenizer}, {tokenizer.vocab_size:,} tokens "
+        f"({time.perf_counter() - started:.1f} s)"
+    )
     staging = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(staging, ignore_errors=True)
     (staging / "data").mkdir(parents=True)
@@ -353,14 +446,22 @@ def _prepare(config: TrainConfig, overwrite: bool, log: Callable[[str], None]) -
         n_train, n_val = (len(TokenData(staging / "data", split)) for split in ("train", "val"))
         require(
             n_train > config.context_length,
-            f"{config.corpus} is too short: {n_train} tokens to train on, one sample needs {config.context_length + 1}; "
+            f"{config.corpus} is too short: {n_train} tokens to train on, one sample needs "
+            f"{config.context_length + 1}; "
             "use more text or a smaller --context-length",
         )
-        log(f"corpus: {corpus.name}, {n_train:,} tokens to train on, {n_val:,} held out ({corpus.n_bytes['val']:,} bytes)")
+        log(
+            f"corpus: {corpus.name}, {n_train:,} tokens to train on, {n_val:,} held out "
+            f"({corpus.n_bytes['val']:,} bytes)"
+        )
         tokenizer.save(staging / "tokenizer.json")
         write_json(staging / "data" / "corpus.json", {"name": corpus.name, "bytes": corpus.n_bytes, "documents": {
             s: [d.name for d in getattr(corpus, s)] for s in ("train", "val")}})  # fmt: skip
-        versions = {"python": platform.python_version(), "torch": torch.__version__, "system": f"{platform.system()} {platform.machine()}"}
+        versions = {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "system": f"{platform.system()} {platform.machine()}",
+        }
         tokenizer_sum = sha256_file(staging / "tokenizer.json")
         write_json(staging / "run.json", {
             "format": FORMAT, "version": VERSION, "train": config.to_dict(), "tokenizer": tokenizer_sum, "versions": versions})  # fmt: skip
@@ -382,7 +483,9 @@ def make_optimizers(model: GPT, config: TrainConfig) -> list[torch.optim.Optimiz
     taken = set(map(id, muon))
     groups = decay_groups(model, config.weight_decay)
     rest = [group | {"params": [p for p in group["params"] if id(p) not in taken]} for group in groups]
-    optimizers: list[torch.optim.Optimizer] = [AdamW(rest, lr=config.max_lr, betas=(config.beta1, config.beta2))]
+    optimizers: list[torch.optim.Optimizer] = [
+        AdamW(rest, lr=config.max_lr, betas=(config.beta1, config.beta2))
+    ]
     if muon:
         dtype, _ = choose_precision(muon[0].device, config.precision)
         optimizers.append(Muon(muon, lr=config.muon_lr, weight_decay=config.weight_decay, dtype=dtype))
@@ -396,7 +499,13 @@ def rate(config: TrainConfig, step: int) -> float:
     """The learning rates at a step, as a part of the highest."""
     warmup = min(config.warmup, config.steps // 2)
     if config.schedule == "stable":
-        return warmup_stable_decay(step, config.steps, warmup, min(round(config.decay * config.steps), config.steps - warmup), config.min_lr_ratio)
+        return warmup_stable_decay(
+            step,
+            config.steps,
+            warmup,
+            min(round(config.decay * config.steps), config.steps - warmup),
+            config.min_lr_ratio,
+        )
     return warmup_cosine(step, config.steps, warmup, config.min_lr_ratio)
 
 # %% ../nbs/13_training.ipynb #b05cba7c
@@ -407,7 +516,9 @@ class _LossInPieces(torch.autograd.Function):
     def forward(ctx, logits: Tensor, targets: Tensor) -> Tensor:
         wide, grad = torch.promote_types(logits.dtype, torch.float32), torch.empty_like(logits)
         total = torch.zeros((), dtype=wide, device=logits.device)
-        for piece, target, out in zip(*(t.split(_LossInPieces.ROWS) for t in (logits, targets[:, None], grad))):
+        for piece, target, out in zip(
+            *(t.split(_LossInPieces.ROWS) for t in (logits, targets[:, None], grad))
+        ):
             log_p = piece.to(wide) - piece.to(wide).logsumexp(-1, keepdim=True)  # (rows, V)
             total -= log_p.gather(1, target).sum()
             p = log_p.exp_().scatter_add_(1, target, torch.full_like(target, -1, dtype=wide))
@@ -421,7 +532,8 @@ class _LossInPieces(torch.autograd.Function):
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy in nats of logits (N, V), in any precision, and targets (N,); computed with its gradient, in pieces.
+    """Mean cross-entropy in nats of logits (N, V), in any precision, and targets (N,); computed with its
+    gradient, in pieces.
 
     The same as ``F.cross_entropy(logits.float(), targets)``, in less time and memory on a CPU.
     """
@@ -449,14 +561,19 @@ def train_step(
 ) -> dict[str, float]:
     """One optimiser step; returns loss, gradient norm and learning rate.
 
-    Of the step's ``accumulate`` x ``world.size`` batches, process r takes numbers r, r + size, ... ``forward`` is the model as it is
-    called, if it is wrapped; with ``end_of_text``, tokens see only their own document.
+    Of the step's ``accumulate`` x ``world.size`` batches, process r takes numbers r, r + size, ...
+    ``forward`` is the model as it is called, if it is wrapped; with ``end_of_text``, tokens see only their
+    own document.
     """
     world, forward, device = world or World(), forward or model, model.embedding.weight.device
-    torch.manual_seed(random.Random(f"{config.seed} {step} {world.rank}").getrandbits(63))  # for dropout, on every device
+    # for dropout, on every device
+    torch.manual_seed(random.Random(f"{config.seed} {step} {world.rank}").getrandbits(63))
     factor, total = rate(config, step), 0.0
     for k in range(config.accumulate):
-        x, y = (torch.from_numpy(a).to(device) for a in batches.batch((step * config.accumulate + k) * world.size + world.rank))
+        x, y = (
+            torch.from_numpy(a).to(device)
+            for a in batches.batch((step * config.accumulate + k) * world.size + world.rank)
+        )
         documents = {} if end_of_text is None else {"documents": (x == end_of_text).cumsum(-1)}
         with _exchange(forward, last=k == config.accumulate - 1):
             with autocast(device, dtype):
@@ -467,7 +584,11 @@ def train_step(
     total, norm = world.mean(total, device), clip_gradients(model.parameters(), config.clip)
     norm = (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
     finite = math.isfinite(norm) and math.isfinite(total)
-    require(finite, f"step {step + 1}: the loss or gradient is not finite (loss {total:.3g}); try a lower --lr or more --warmup")
+    require(
+        finite,
+        f"step {step + 1}: the loss or gradient is not finite (loss {total:.3g}); try a lower --lr or more "
+        "--warmup",
+    )
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = factor * group["max_lr"]
@@ -488,7 +609,8 @@ class Run:
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; a line that is damaged, or left incomplete by a sudden stop, is dropped."""
+    """The lines of a run's metrics.jsonl; a line that is damaged,
+    or left incomplete by a sudden stop, is dropped."""
     path, out = Path(folder) / "metrics.jsonl", []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
@@ -519,7 +641,8 @@ class _Engine:
         self.model = GPT(config.model_config(self.tokenizer.vocab_size)).to(self.device)
         self.forward: nn.Module = self.model
         if self.compiled:
-            torch.compiler.reset()  # what earlier runs of this process left would change the kernels, and too much of it ends in none
+            # what earlier runs of this process left would change the kernels, and too much of it ends in none
+            torch.compiler.reset()
             for block in self.model.blocks:
                 block.compile(dynamic=False)
         if self.world.size > 1 and config.parallel == "fsdp":
@@ -551,11 +674,18 @@ class _Engine:
         """Model and optimisers as they were at a checkpoint; returns its state."""
         checkpoint, state = load_checkpoint(self.folder, which)
         numbers = [state.get(key) if isinstance(state, dict) else None for key in ("step", "batches")]
-        require(all(type(n) is int and n > 0 for n in numbers), f"{checkpoint / 'state.json'} is not of a run")
+        require(
+            all(type(n) is int and n > 0 for n in numbers), f"{checkpoint / 'state.json'} is not of a run"
+        )
         with torch.no_grad():
             _read_tensors(_model_tensors(self.model), checkpoint / "model.safetensors")
         path = checkpoint / "optimizer.safetensors"
-        owner = {id(p): optimizer for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]}
+        owner = {
+            id(p): optimizer
+            for optimizer in self.optimizers
+            for group in optimizer.param_groups
+            for p in group["params"]
+        }
         params, tensors = dict(self.model.named_parameters()), {}
         with safe_open(path, "pt") as file:
             for name in file.keys():
@@ -583,7 +713,8 @@ def _fit_steps(engine: _Engine, seconds: float) -> int:
         count += 1
     per_step, now = (time.perf_counter() - once) / count, time.perf_counter()
     mean_loss(engine.model, engine.held_out, engine.dtype)
-    per_step += 1.5 * (time.perf_counter() - now) / engine.config.eval_every  # half as much again for the checkpoint and the plot
+    # half as much again for the checkpoint and the plot
+    per_step += 1.5 * (time.perf_counter() - now) / engine.config.eval_every
     left = seconds - (time.perf_counter() - started)
     return max(1, int(left / per_step))
 
@@ -602,17 +733,18 @@ def train(
 
     Args:
         config: the settings.
-        resume: go on with the run in ``config.out`` from its last checkpoint. It keeps its settings: one given here must be
-            the stored one or the default.
+        resume: go on with the run in ``config.out`` from its last checkpoint. It keeps its settings: one
+            given here must be the stored one or the default.
         overwrite: replace a run in ``config.out``, as soon as the new one has its first checkpoint.
         rollback: resume from the checkpoint before the last one.
         progress: show a progress bar; None: only in a terminal.
         log: where lines about the run go.
         on_step: called after each step with its line of metrics.
 
-    Under ``torchrun`` all processes call this together. Ctrl-C and SIGTERM save the state after the current step and raise
-    ``KeyboardInterrupt``. Raises ``ValueError`` or ``FileNotFoundError`` that says what is wrong with the settings, the corpus
-    or the folder, and ``ValueError`` that names the step if the loss is no longer a number.
+    Under ``torchrun`` all processes call this together. Ctrl-C and SIGTERM save the state after the current
+    step and raise ``KeyboardInterrupt``. Raises ``ValueError`` or ``FileNotFoundError`` that says what is
+    wrong with the settings, the corpus or the folder, and ``ValueError`` that names the step if the loss is
+    no longer a number.
     """
     require(not (resume and overwrite), "--resume and --overwrite contradict each other; give one of them")
     require(resume or not rollback, "--rollback needs --resume")
@@ -630,9 +762,14 @@ def train(
             if config.threads:
                 torch.set_num_threads(config.threads)
             tokenizer = _run_tokenizer(folder)
-            (dtype, why_dtype), (compiled, why_compiled) = choose_precision(device, config.precision), choose_compile(device, config.compile)
+            (dtype, why_dtype), (compiled, why_compiled) = (
+                choose_precision(device, config.precision),
+                choose_compile(device, config.compile),
+            )
             engine = _Engine(config, folder, world, device, dtype, compiled, tokenizer)
-            if config.minutes is not None and world.by_main(lambda: "fixed_steps" not in read_json(folder / "run.json")):
+            if config.minutes is not None and world.by_main(
+                lambda: "fixed_steps" not in read_json(folder / "run.json")
+            ):
                 steps = _fit_steps(engine, 60 * config.minutes - (time.perf_counter() - started))
                 steps = world.by_main(lambda: steps)  # all must take the same
                 engine.config = config = TrainConfig(**(config.to_dict() | {"steps": steps}))
@@ -644,7 +781,11 @@ def train(
                 state = _restore(engine, "previous" if rollback else "last")
                 metrics = [m for m in read_metrics(folder) if m["step"] <= state["step"]]
             batches = state["batches"]  # of a step, in all processes: it stays, whatever their number is now
-            require(batches % world.size == 0, f"a step of this run takes {batches} batches, which {world.size} processes cannot share equally")
+            require(
+                batches % world.size == 0,
+                f"a step of this run takes {batches} batches, which {world.size} processes cannot share "
+                "equally",
+            )
             engine.config = config = TrainConfig(**(config.to_dict() | {"accumulate": batches // world.size}))
             _report(engine, why, why_dtype, why_compiled, say)
             _loop(engine, state, metrics, progress, on_step)
@@ -657,7 +798,9 @@ def train(
     return Run(folder, config, best, tokenizer, metrics)
 
 # %% ../nbs/13_training.ipynb #1827c3de
-def _set_up(config: TrainConfig, folder: Path, resume: bool, overwrite: bool, log: Callable[[str], None]) -> TrainConfig:
+def _set_up(
+    config: TrainConfig, folder: Path, resume: bool, overwrite: bool, log: Callable[[str], None]
+) -> TrainConfig:
     if not resume:
         _prepare(config, overwrite, log)
         return config
@@ -668,7 +811,10 @@ def _set_up(config: TrainConfig, folder: Path, resume: bool, overwrite: bool, lo
 
 
 def _fix_steps(folder: Path, config: TrainConfig) -> None:
-    write_json(folder / "run.json", read_json(folder / "run.json") | {"train": config.to_dict(), "fixed_steps": config.steps})
+    write_json(
+        folder / "run.json",
+        read_json(folder / "run.json") | {"train": config.to_dict(), "fixed_steps": config.steps},
+    )
 
 
 def _restore(engine: _Engine, which: str) -> dict[str, Any]:
@@ -676,7 +822,9 @@ def _restore(engine: _Engine, which: str) -> dict[str, Any]:
         return engine.restore(which)
     except (ValueError, FileNotFoundError) as error:
         whole = _other_checkpoint(engine.folder, which) == "previous"
-        raise type(error)(f"{error}" + ("; the one before it is whole: add --rollback to go on from there" if whole else "")) from None
+        raise type(error)(
+            f"{error}" + ("; the one before it is whole: add --rollback to go on from there" if whole else "")
+        ) from None
 
 
 def _report(engine: _Engine, why: str, why_dtype: str, why_compiled: str, log: Callable[[str], None]) -> None:
@@ -684,11 +832,21 @@ def _report(engine: _Engine, why: str, why_dtype: str, why_compiled: str, log: C
     size = f"depth {config.depth}" if config.depth else config.preset
     tokens = config.batch_size * config.context_length * config.accumulate * world.size
     times = config.steps * tokens / len(engine.batches.data)
-    log(f"model: {size}, {sum(p.numel() for p in engine.model.parameters()):,} parameters; optimiser: {config.optimizer}, lr {config.max_lr:g}")
-    log(f"device: {why}; precision: {why_dtype}" + (f"; threads: {torch.get_num_threads()}" if engine.device.type == "cpu" else ""))
+    log(
+        f"model: {size}, {sum(p.numel() for p in engine.model.parameters()):,} parameters; optimiser: "
+        f"{config.optimizer}, lr {config.max_lr:g}"
+    )
+    log(
+        f"device: {why}; precision: {why_dtype}"
+        + (f"; threads: {torch.get_num_threads()}" if engine.device.type == "cpu" else "")
+    )
     log(f"compile: {why_compiled}")
     if world.size > 1:
-        kind = "each holds a part of the model (fsdp)" if config.parallel == "fsdp" else "each holds the whole model (ddp)"
+        kind = (
+            "each holds a part of the model (fsdp)"
+            if config.parallel == "fsdp"
+            else "each holds the whole model (ddp)"
+        )
         log(f"processes: {world.size}; {kind}")
     log(f"steps: {config.steps:,} of {tokens:,} tokens, {times:.1f} times through the text")
 
@@ -698,7 +856,10 @@ def _same_settings(given: TrainConfig, stored: TrainConfig) -> TrainConfig:
         new, old = getattr(given, field.name), getattr(stored, field.name)
         if field.name != "out" and new not in (old, field.default):
             option = "--" + field.name.replace("_", "-")
-            raise ValueError(f"{given.out} was started with {option} {old}, not {new}; a resumed run keeps its settings: leave {option} out")
+            raise ValueError(
+                f"{given.out} was started with {option} {old}, not {new}; a resumed run keeps its settings: "
+                f"leave {option} out"
+            )
     return stored if given.out == stored.out else TrainConfig(**(stored.to_dict() | {"out": given.out}))
 
 # %% ../nbs/13_training.ipynb #9e98d2b6
@@ -709,7 +870,8 @@ def _loop(
     config, folder, world = engine.config, engine.folder, engine.world
     log_file = None
     if world.main:
-        with atomic_write(folder / "metrics.jsonl") as file:  # what came after the checkpoint will be computed again
+        # what came after the checkpoint will be computed again
+        with atomic_write(folder / "metrics.jsonl") as file:
             file.writelines((json.dumps(m) + "\n").encode() for m in metrics)
         log_file = open(folder / "metrics.jsonl", "a", encoding="utf-8")
     hidden = not world.main or (None if progress is None else not progress)
@@ -739,7 +901,10 @@ def _loop(
             if stopping and state["step"] < config.steps:
                 raise KeyboardInterrupt
             shown = {"loss": f"{line['loss']:.3f}", "tok/s": f"{line['tokens_per_s']:,}"}
-            bar.set_postfix(shown | ({"held out": f"{state['best_loss']:.3f}"} if state["best_loss"] else {}), refresh=False)
+            bar.set_postfix(
+                shown | ({"held out": f"{state['best_loss']:.3f}"} if state["best_loss"] else {}),
+                refresh=False,
+            )
 
 
 def _checkpoint(engine: _Engine, state: dict[str, Any], best: bool) -> None:
@@ -753,7 +918,11 @@ def _checkpoint(engine: _Engine, state: dict[str, Any], best: bool) -> None:
         write_json(folder / f"{which}.json", pointer)
     if _is_run(replaced_folder(folder)):
         shutil.rmtree(replaced_folder(folder))  # the new run can stand on its own
-    keep = {read_json(folder / f"{which}.json")["checkpoint"] for which in ("best", "last", "previous") if (folder / f"{which}.json").is_file()}
+    keep = {
+        read_json(folder / f"{which}.json")["checkpoint"]
+        for which in ("best", "last", "previous")
+        if (folder / f"{which}.json").is_file()
+    }
     for old in (folder / "checkpoints").iterdir():
         if old.name not in keep and re.fullmatch(r"\.?step-\d{8}(\.tmp|\.old)?", old.name):
             shutil.rmtree(old, ignore_errors=True)

@@ -23,7 +23,12 @@ def nearest(value: str, allowed: Iterable[str]) -> str:
 
 
 def one_of(name: str, value: str, allowed: Iterable[str]) -> str:
-    """Return ``value`` if it is one of ``allowed``; else raise ``ValueError`` that lists them and the nearest."""
+    """Return ``value`` if it is one of ``allowed``;
+    else raise ``ValueError`` that lists them and the nearest."""
     allowed = list(allowed)
-    require(value in allowed, f"{name}: no such value {value!r}; choose from {', '.join(map(str, allowed))}{nearest(value, allowed)}")
+    require(
+        value in allowed,
+        f"{name}: no such value {value!r}; choose from "
+        f"{', '.join(map(str, allowed))}{nearest(value, allowed)}",
+    )
     return value

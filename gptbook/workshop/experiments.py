@@ -12,10 +12,18 @@ import torch
 from torch import Tensor, nn
 
 # %% ../../nbs/workshop/experiments.ipynb #1ef22ee5
-def fit(model: nn.Module, loss: Callable[[int], Tensor], steps: int, *, lr: float = 3e-3, clip: float | None = None) -> list[float]:
+def fit(
+    model: nn.Module,
+    loss: Callable[[int], Tensor],
+    steps: int,
+    *,
+    lr: float = 3e-3,
+    clip: float | None = None,
+) -> list[float]:
     """Minimise ``loss(step)`` over the model's parameters with `torch.optim.Adam`.
 
-    ``loss`` draws its own batch, from a generator it owns, and returns a scalar. ``clip`` bounds the gradient's norm.
+    ``loss`` draws its own batch, from a generator it owns, and returns a scalar. ``clip`` bounds the
+    gradient's norm.
     Returns the loss of every step, so that the caller sees a run that diverges.
     """
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)

@@ -40,7 +40,8 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Read a JSON file. A missing file raises ``FileNotFoundError``, a damaged one ``ValueError``; both name it."""
+    """Read a JSON file. A missing file raises ``FileNotFoundError``, a damaged one ``ValueError``;
+    both name it."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")

@@ -23,14 +23,20 @@ HEAVY = 60_000
 
 
 def scripts() -> Path | None:
-    """The folder ``interactive`` with the scripts, looked for from here upwards; None outside the book's folders."""
+    """The folder ``interactive`` with the scripts, looked for from here upwards;
+    None outside the book's folders."""
     here = Path.cwd()
-    found = [folder / "interactive" for folder in (here, *here.parents) if (folder / "interactive" / "shared.js").is_file()]
+    found = [
+        folder / "interactive"
+        for folder in (here, *here.parents)
+        if (folder / "interactive" / "shared.js").is_file()
+    ]
     return found[0] if found else None
 
 # %% ../../nbs/workshop/interactive.ipynb #6bf7ff0b
 def as_html(kind: str, data: dict[str, Any], folder: Path) -> str:
-    """The piece as HTML that stands for itself. Raises ``ValueError`` for a kind without a script, or above ``HEAVY`` bytes."""
+    """The piece as HTML that stands for itself. Raises ``ValueError`` for a kind without a script,
+    or above ``HEAVY`` bytes."""
     kinds = sorted(path.stem for path in folder.glob("*.js") if path.stem != "shared")
     require(kind in kinds, f"there is no interactive piece {kind!r}; there are: {', '.join(kinds)}")
     code = "\n".join((folder / name).read_text(encoding="utf-8") for name in ("shared.js", f"{kind}.js"))
@@ -38,7 +44,8 @@ def as_html(kind: str, data: dict[str, Any], folder: Path) -> str:
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
     html = (
         f'<style data-gptbook>{style}</style><div class="piece" data-piece="{kind}">'
-        f'<script type="application/json">{text}</script></div><script data-gptbook>{code}\ngptbookPieces.start();</script>'
+        f'<script type="application/json">{text}</script></div><script '
+        f"data-gptbook>{code}\ngptbookPieces.start();</script>"
     )
     size = len(html.encode())
     require(size <= HEAVY, f"the piece {kind!r} has {size:,} bytes, more than {HEAVY:,}: give it less data")
@@ -48,7 +55,8 @@ def as_html(kind: str, data: dict[str, Any], folder: Path) -> str:
 class Piece:
     """An interactive piece of a kind in ``nbs/interactive``, with its data and a picture of its first state.
 
-    The figure is closed. Where the scripts are not at hand (a notebook alone, in Colab for instance), the picture is all there is.
+    The figure is closed. Where the scripts are not at hand (a notebook alone, in Colab for instance), the
+    picture is all there is.
     """
 
     def __init__(self, kind: str, data: dict[str, Any], still: Figure):

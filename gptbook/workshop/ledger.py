@@ -32,9 +32,9 @@ KINDS = ("symbolic", "exhaustive", "numeric", "montecarlo")
 class Formula:
     """A labelled formula of the book, and what the book says about it.
 
-    ``title`` is its chapter's, ``section`` the heading above it. ``kinds`` are the kinds of its checks, ``parents`` the labels of
-    the formulas that it was derived from, ``code`` the exported names that the recap gives for it; ``in_recap`` says whether the
-    recap mentions it at all.
+    ``title`` is its chapter's, ``section`` the heading above it. ``kinds`` are the kinds of its checks,
+    ``parents`` the labels of the formulas that it was derived from, ``code`` the exported names that the
+    recap gives for it; ``in_recap`` says whether the recap mentions it at all.
     """
 
     label: str
@@ -81,7 +81,9 @@ def parse_from(text: str) -> list[str]:
 
 # %% ../../nbs/workshop/ledger.ipynb #e9e8a825
 _FENCE = re.compile(r"^(```+|~~~+).*?^\1 *$", flags=re.M | re.S)
-_PIECE = re.compile(r"^#{1,6} +(?P<heading>.+)$|\$\$(?P<latex>[\s\S]+?)\$\$(?: *\{#(?P<label>eq-[\w-]+)\})?", flags=re.M)
+_PIECE = re.compile(
+    r"^#{1,6} +(?P<heading>.+)$|\$\$(?P<latex>[\s\S]+?)\$\$(?: *\{#(?P<label>eq-[\w-]+)\})?", flags=re.M
+)
 
 
 def _labelled(notebook: Notebook) -> Iterator[tuple[str, str, str, str | None]]:
@@ -106,17 +108,22 @@ def _recap(notebook: Notebook) -> dict[str, tuple[str, ...]]:
     for line in re.findall(r"^\|.*\|[ ]*$", recap[0] if recap else "", flags=re.M):
         columns = re.split(r"(?<!\\)\|", line.strip()[1:-1])
         for label in re.findall(r"@(eq-[\w-]*\w)", columns[0]):
-            found[label] = tuple(dict.fromkeys([*found.get(label, ()), *_exported_names(notebook, columns[-1])]))
+            found[label] = tuple(
+                dict.fromkeys([*found.get(label, ()), *_exported_names(notebook, columns[-1])])
+            )
     return found
 
 
 def _exported_names(notebook: Notebook, text: str) -> list[str]:
-    """The exported names, with a public method where one is named, among what stands in backticks in ``text``."""
+    """The exported names, with a public method where one is named,
+    among what stands in backticks in ``text``."""
     names = []
     for quoted in re.findall(r"`([^`]+)`", text):
         if match := re.match(r"([A-Za-z_]\w*)(?:\.([A-Za-z_]\w*))?", quoted):
             if match[1] in notebook.exported:
-                names.append(f"{match[1]}.{match[2]}" if match[2] in notebook.exported[match[1]] else match[1])
+                names.append(
+                    f"{match[1]}.{match[2]}" if match[2] in notebook.exported[match[1]] else match[1]
+                )
     return names
 
 # %% ../../nbs/workshop/ledger.ipynb #e1acdfca
@@ -177,7 +184,11 @@ def misplaced_parents(found: Sequence[Formula]) -> list[str]:
     faults = []
     for f in found:
         faults += [f"{f.label}: no formula is labelled {p}" for p in f.parents if p not in where]
-        faults += [f"{f.label}: {p} comes in a later chapter" for p in f.parents if where.get(p, 0) > order[f.notebook]]
+        faults += [
+            f"{f.label}: {p} comes in a later chapter"
+            for p in f.parents
+            if where.get(p, 0) > order[f.notebook]
+        ]
     return faults
 
 
@@ -198,21 +209,31 @@ def summary(found: Sequence[Formula]) -> str:
     ways = ", ".join(f"{n} {HOW[kind]}" for kind, n in by_kind.items() if n)
     twice = sum(len(f.kinds) > 1 for f in checked)
     chapters = len({f.notebook for f in found})
-    all_of_them = f"All {len(stated)} are checked" if len(checked) == len(stated) else f"{len(checked)} are checked"
+    all_of_them = (
+        f"All {len(stated)} are checked" if len(checked) == len(stated) else f"{len(checked)} are checked"
+    )
     return (
-        f"The book has **{len(stated)} formulas** and {len(found) - len(stated)} definitions in {chapters} chapters. "
+        f"The book has **{len(stated)} formulas** and {len(found) - len(stated)} definitions in {chapters} "
+        "chapters. "
         f"{all_of_them}: {ways}" + (f" ({twice} in more than one way)" if twice else "") + ". "
-        f"{sum(bool(f.parents) for f in found)} of the formulas and definitions name others that they follow from, "
+        f"{sum(bool(f.parents) for f in found)} of the formulas and definitions name others that they follow "
+        "from, "
         f"in {sum(len(f.parents) for f in found)} steps."
     )
 
 
-HOW = {"symbolic": "by algebra", "exhaustive": "by going through all cases", "numeric": "by numbers", "montecarlo": "by sampling"}
+HOW = {
+    "symbolic": "by algebra",
+    "exhaustive": "by going through all cases",
+    "numeric": "by numbers",
+    "montecarlo": "by sampling",
+}
 """The kinds of check in words."""
 
 # %% ../../nbs/workshop/ledger.ipynb #dc72dc2c
 def in_cell(latex: str, longest: int = 50) -> str | None:
-    """A formula as Markdown for a cell of a table, its parts on lines of their own; None if a part is too long or has rows."""
+    """A formula as Markdown for a cell of a table, its parts on lines of their own;
+    None if a part is too long or has rows."""
     if r"\begin" in latex:
         return None
     parts = [part for part in re.split(r"\\qquad", latex) if part.strip()]
@@ -221,23 +242,34 @@ def in_cell(latex: str, longest: int = 50) -> str | None:
     parts = [re.sub(r"(?:\\[,;! ]|[\s.,;:])+$", "", part).strip() for part in parts]
     if max(map(_width, parts)) > longest:
         return None
-    plain = [re.sub(r"\\texttt\{[^}]*\}", lambda text: text[0].replace("|", r"}\vert\texttt{"), part) for part in parts]
+    plain = [
+        re.sub(r"\\texttt\{[^}]*\}", lambda text: text[0].replace("|", r"}\vert\texttt{"), part)
+        for part in parts
+    ]
     plain = [part.replace(r"\|", r"\Vert ").replace("|", r"\vert ").strip() for part in plain]
     return "<br>".join(f"${part}$" for part in plain)
 
 
 def _width(latex: str) -> int:
     """About how many characters wide a formula is when set."""
-    text = re.sub(r"\\(?:text|math\w+|boldsymbol|operatorname|[td]?frac|sqrt|hat|bar|[Bb]igg?[lr]?|left|right|q?quad)(?![A-Za-z])", "", latex)
+    text = re.sub(
+        r"\\(?:text|math\w+|boldsymbol|operatorname|[td]?frac|sqrt|hat|bar|[Bb]igg?[lr]?|left|right|q?quad)(?![A-Za-z])",
+        "",
+        latex,
+    )
     text = re.sub(r"\\[A-Za-z]+", "x", re.sub(r"\\[,;:! ]", "", text))
     return len(re.sub(r"[{}^_\s\\]", "", text))
 
 # %% ../../nbs/workshop/ledger.ipynb #6bdf2ec6
 def table(found: Sequence[Formula], of: Sequence[Formula]) -> str:
-    """A Markdown table of the formulas ``of``; ``found`` are all formulas, for the links to what they follow from."""
+    """A Markdown table of the formulas ``of``; ``found`` are all formulas,
+    for the links to what they follow from."""
     by_label = {f.label: f for f in found}
     widths = (14, 54, 12, 20)  # of the columns, in parts of a hundred, for pages that ask for them
-    lines = ["| name | formula, and what it follows from | checked | code |", "|" + "|".join(":" + "-" * width for width in widths) + "|"]
+    lines = [
+        "| name | formula, and what it follows from | checked | code |",
+        "|" + "|".join(":" + "-" * width for width in widths) + "|",
+    ]
     for f in of:
         checked = "definition" if f.definition and not f.kinds else ", ".join(f.kinds) or "no"
         code = ", ".join(f"`{name}`" for name in f.code)
@@ -260,8 +292,8 @@ def tables(found: Sequence[Formula]) -> str:
 def draw(found: Sequence[Formula]) -> Figure:
     """The formulas from top to bottom, chapter by chapter, and an arc from each to those that follow from it.
 
-    Dots and arcs have the color of the check, the strictest where there are several; a ring is a definition. A dot is larger the
-    more follows from it.
+    Dots and arcs have the color of the check, the strictest where there are several; a ring is a definition.
+    A dot is larger the more follows from it.
     """
     rows, headings = _places(found)
     used = Counter(parent for f in found for parent in f.parents)
@@ -277,10 +309,21 @@ def draw(found: Sequence[Formula]) -> Figure:
             if parent in rows:
                 ax.add_patch(_arc(rows[parent], rows[f.label], depth, color))
         size = 3.6 + 1.2 * used[f.label] ** 0.5
-        ax.plot(0, rows[f.label], "o", markersize=size, markeredgewidth=0.9, color=color, markerfacecolor=color if f.kinds else "none")
+        ax.plot(
+            0,
+            rows[f.label],
+            "o",
+            markersize=size,
+            markeredgewidth=0.9,
+            color=color,
+            markerfacecolor=color if f.kinds else "none",
+        )
         ax.text(0.3, rows[f.label], f.name, fontsize=7.5, va="center")
     keys = [*((kind, COLORS[i], COLORS[i]) for i, kind in enumerate(KINDS)), ("definition", INK, "none")]
-    dots = [ax.plot([], [], "o", markersize=4.2, color=edge, markerfacecolor=face, label=name)[0] for name, edge, face in keys]
+    dots = [
+        ax.plot([], [], "o", markersize=4.2, color=edge, markerfacecolor=face, label=name)[0]
+        for name, edge, face in keys
+    ]
     ax.legend(handles=dots, loc="upper left", fontsize=7.5, handletextpad=0.2)
     return fig
 
@@ -305,7 +348,8 @@ def _color(f: Formula) -> str:
 
 
 def _arc(start: float, end: float, depth: float, color: str) -> PathPatch:
-    """An arc on the left from row to row of ``depth``; it reaches out with the root of the distance, and never too far."""
+    """An arc on the left from row to row of ``depth``; it reaches out with the root of the distance,
+    and never too far."""
     reach = -min(1.05, 12 / depth**0.5) * abs(end - start) ** 0.5
     points = [(-0.1, start), (reach, start), (reach, end), (-0.1, end)]
     path = Path(points, [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4])

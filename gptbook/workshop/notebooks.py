@@ -68,7 +68,14 @@ class Notebook:
         """All cells in their order."""
         cells = json.loads(self.path.read_text(encoding="utf-8"))["cells"]
         return [
-            Cell(self.name, i, c["cell_type"], "".join(c["source"]), tuple(c.get("outputs", ())), c.get("execution_count"))
+            Cell(
+                self.name,
+                i,
+                c["cell_type"],
+                "".join(c["source"]),
+                tuple(c.get("outputs", ())),
+                c.get("execution_count"),
+            )
             for i, c in enumerate(cells)
         ]
 
@@ -99,7 +106,12 @@ class Notebook:
     def exported(self) -> dict[str, frozenset[str]]:
         """What the notebook exports: the public names, and for a class its public methods."""
         cells = [cell for cell in self.code if "export" in cell.directives or "exports" in cell.directives]
-        return {name: methods for cell in cells for name, methods in _defined(cell.tree) if not name.startswith("_")}
+        return {
+            name: methods
+            for cell in cells
+            for name, methods in _defined(cell.tree)
+            if not name.startswith("_")
+        }
 
 # %% ../../nbs/workshop/notebooks.ipynb #c5e201fe
 def _defined(tree: ast.Module) -> list[tuple[str, frozenset[str]]]:
@@ -121,4 +133,7 @@ def read_notebooks(folder: str | os.PathLike) -> list[Notebook]:
     """All notebooks below ``folder``, those in subfolders last; chapters in their order."""
     folder = Path(folder)
     paths = [path for path in folder.rglob("*.ipynb") if "ipynb_checkpoints" not in path.as_posix()]
-    return [Notebook(path, folder) for path in sorted(paths, key=lambda p: (len(p.relative_to(folder).parts), p.name))]
+    return [
+        Notebook(path, folder)
+        for path in sorted(paths, key=lambda p: (len(p.relative_to(folder).parts), p.name))
+    ]

@@ -48,8 +48,11 @@ STYLE: dict[str, Any] = {
 }
 
 # %% ../../nbs/workshop/plotting.ipynb #01485849
-def figure(rows: int = 1, cols: int = 1, size: tuple[float, float] | None = None, **kwargs: Any) -> tuple[Figure, Any]:
-    """``plt.subplots`` in the book's style, which stays set for the session. ``size`` is (width, height) in inches."""
+def figure(
+    rows: int = 1, cols: int = 1, size: tuple[float, float] | None = None, **kwargs: Any
+) -> tuple[Figure, Any]:
+    """``plt.subplots`` in the book's style, which stays set for the session. ``size`` is
+    (width, height) in inches."""
     plt.rcParams.update(STYLE)
     return plt.subplots(rows, cols, figsize=size, **kwargs)
 
@@ -75,15 +78,23 @@ def heatmap(
     if numbers is not None:
         for (i, j), value in np.ndenumerate(values):
             luminance = np.dot(image.cmap(image.norm(value))[:3], (0.299, 0.587, 0.114))
-            ax.text(j, i, format(value, numbers), ha="center", va="center", fontsize=9, color="black" if luminance > 0.55 else "white")
+            ax.text(
+                j,
+                i,
+                format(value, numbers),
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="black" if luminance > 0.55 else "white",
+            )
 
 # %% ../../nbs/workshop/plotting.ipynb #7c613a69
 @dataclass
 class Table:
     """Rows under a header, shown as a table on the page.
 
-    ``columns`` are the headers; ``rows`` hold one value for each. Text stays as it is, integers get commas, other
-    numbers ``digits`` places after the point; columns of numbers are set to the right.
+    ``columns`` are the headers; ``rows`` hold one value for each. Text stays as it is, integers get commas,
+    other numbers ``digits`` places after the point; columns of numbers are set to the right.
     """
 
     columns: Sequence[str]
@@ -96,7 +107,9 @@ class Table:
         return f"{value:,}" if isinstance(value, int | np.integer) else f"{value:,.{self.digits}f}"
 
     def _lines(self) -> list[str]:
-        numbers = [not any(isinstance(row[i], str | bool) for row in self.rows) for i in range(len(self.columns))]
+        numbers = [
+            not any(isinstance(row[i], str | bool) for row in self.rows) for i in range(len(self.columns))
+        ]
         lines = [self.columns, ["--:" if right else ":--" for right in numbers]]
         lines += [[self._text(value) for value in row] for row in self.rows]
         return ["| " + " | ".join(line) + " |" for line in lines]

@@ -62,7 +62,8 @@ class World:
         return tensor.item()
 
     def by_main(self, work: Callable[[], Any]) -> Any:
-        """What ``work()`` returns in the main process, in all of them; an exception there is raised in the others as `Elsewhere`."""
+        """What ``work()`` returns in the main process, in all of them; an exception there is raised in the
+        others as `Elsewhere`."""
         if self.size == 1:
             return work()
         answer: list[Any] = [None, None]
@@ -93,7 +94,8 @@ class World:
 # %% ../../nbs/workshop/processes.ipynb #a7bef201
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
-    """While open, Ctrl-C and SIGTERM raise a flag, which the function given reads; a second Ctrl-C interrupts at once.
+    """While open, Ctrl-C and SIGTERM raise a flag, which the function given reads; a second Ctrl-C interrupts
+    at once.
 
     Outside of the main thread signals cannot be caught, and the flag stays down.
     """
@@ -127,8 +129,12 @@ def only_one(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        require(os.path.exists(lock.lock_file), f"nothing can be written in {folder.parent}; choose another --out")
-        raise ValueError(f"another process is working in {folder}; wait for it or choose another --out") from None
+        require(
+            os.path.exists(lock.lock_file), f"nothing can be written in {folder.parent}; choose another --out"
+        )
+        raise ValueError(
+            f"another process is working in {folder}; wait for it or choose another --out"
+        ) from None
     try:
         yield
     finally:

@@ -27,7 +27,8 @@ from .checks import require
 
 # %% ../../nbs/workshop/tasks.ipynb #1500c5e5
 class Item(NamedTuple):
-    """One question of a task: the conversation up to the answer, a good answer, and what the marker needs to know."""
+    """One question of a task: the conversation up to the answer, a good answer,
+    and what the marker needs to know."""
 
     messages: list[dict[str, str]]
     answer: str
@@ -46,7 +47,8 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """A task: ``make`` draws an item, ``grade`` says whether an answer to it is right. ``application`` is the article's word for its kind."""
+    """A task: ``make`` draws an item, ``grade`` says whether an answer to it is right. ``application`` is the
+    article's word for its kind."""
 
     name: str
     application: str
@@ -54,7 +56,8 @@ class Task:
     grade: Callable[[Any, str], bool]
 
     def items(self, n: int, split: str = "train", seed: int = 0) -> list[Item]:
-        """``n`` items; no prompt is in both splits, "train" and "test": two in five, by a checksum, is kept for the test. In the test none repeats."""
+        """``n`` items; no prompt is in both splits, "train" and "test": two in five, by a checksum, is kept
+        for the test. In the test none repeats."""
         rng, found, seen = random.Random(f"{self.name} {split} {seed}"), [], set()
         for _ in range(200 * n):
             if len(found) == n:
@@ -136,7 +139,8 @@ def good_verse(truth: tuple[str, str], answer: str) -> bool:
 
 
 def song(rng: random.Random) -> Item:
-    """Two verses of two lines, each followed by the same chorus, about an animal of some kind and with a given word."""
+    """Two verses of two lines, each followed by the same chorus,
+    about an animal of some kind and with a given word."""
     topic, long, end = rng.choice(TOPICS), rng.choice(LONG), rng.choice(list(SOUND))
     chorus = f"Oh, sing to me, my {long} {topic}!"
     lines = [*two_lines(rng, topic, end), chorus, *two_lines(rng, topic), chorus]
@@ -149,7 +153,12 @@ def good_song(truth: tuple[str, str, str], answer: str) -> bool:
     if truth[2] not in line_words(answer) or len(lines) != 6 or lines[2] != truth[1] or lines[5] != truth[1]:
         return False
     verses = lines[:2] + lines[3:5]
-    return all(syllables(line) == 8 for line in verses) and rhyme(*verses[:2]) and rhyme(*verses[2:]) and all(truth[0] in line for line in verses[::2])
+    return (
+        all(syllables(line) == 8 for line in verses)
+        and rhyme(*verses[:2])
+        and rhyme(*verses[2:])
+        and all(truth[0] in line for line in verses[::2])
+    )
 
 # %% ../../nbs/workshop/tasks.ipynb #a74c96d8
 NAMES = "Anna Ben Clara David Emma Frank Grace Hugo".split()
@@ -157,7 +166,12 @@ OBJECTS = "ball book key lamp hat cup apple cake".split()
 ROOMS = "kitchen garden garage library cellar attic".split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 QUOTES = ("I am very glad", "It was a surprise", "Nobody knows why", "We will see")
-HEADLINE = {"find": ("FOUND", "found"), "lose": ("LOST", "lost"), "break": ("BROKEN", "broke"), "sell": ("SOLD", "sold")}
+HEADLINE = {
+    "find": ("FOUND", "found"),
+    "lose": ("LOST", "lost"),
+    "break": ("BROKEN", "broke"),
+    "sell": ("SOLD", "sold"),
+}
 
 
 def news(rng: random.Random) -> Item:
@@ -186,7 +200,12 @@ def play(rng: random.Random) -> Item:
     """A scene of four lines between two people about a thing and a place; an answer fits what was said."""
     a, b = rng.sample(NAMES, 2)
     t, p, i = rng.choice(OBJECTS), rng.choice(ROOMS), rng.randrange(3)
-    lines = [rng.choice(ASKED).format(t=t), rng.choice(TOLD).format(p=p), THEN[i].format(b=b), LAST[i].format(a=a)]
+    lines = [
+        rng.choice(ASKED).format(t=t),
+        rng.choice(TOLD).format(p=p),
+        THEN[i].format(b=b),
+        LAST[i].format(a=a),
+    ]
     text = "\n".join(f"{who.upper()}: {line}" for who, line in zip((a, b, a, b), lines))
     return ask(f"Write a scene: {a}, {b}, {t}, {p}.", text, (a, b, t, p))
 
@@ -195,11 +214,17 @@ def good_play(truth: tuple[str, str, str, str], answer: str) -> bool:
     """The two take turns, ask for the thing, name the place, and the last line answers the third."""
     a, b, t, p = truth
     lines = answer.strip().split("\n")
-    if len(lines) != 4 or any(not line.startswith(f"{who.upper()}: ") for who, line in zip((a, b, a, b), lines)):
+    if len(lines) != 4 or any(
+        not line.startswith(f"{who.upper()}: ") for who, line in zip((a, b, a, b), lines)
+    ):
         return False
     asked, told, then, last = (line.partition(": ")[2] for line in lines)
     ends = [(x.format(b=b), y.format(a=a)) for x, y in zip(THEN, LAST)]
-    return asked in [x.format(t=t) for x in ASKED] and told in [x.format(p=p) for x in TOLD] and (then, last) in ends
+    return (
+        asked in [x.format(t=t) for x in ASKED]
+        and told in [x.format(p=p) for x in TOLD]
+        and (then, last) in ends
+    )
 
 # %% ../../nbs/workshop/tasks.ipynb #f698d670
 COUPLET_WORDS = {  # class -> (level, oblique)
@@ -208,16 +233,28 @@ COUPLET_WORDS = {  # class -> (level, oblique)
     "verb": ("迎生含随飞摇", "送映绕落照染"),
 }
 CLASS = {c: name for name, both in COUPLET_WORDS.items() for c in "".join(both)}
-TONE = {c: tone for both in COUPLET_WORDS.values() for tone, characters in zip(("level", "oblique"), both) for c in characters}
+TONE = {
+    c: tone
+    for both in COUPLET_WORDS.values()
+    for tone, characters in zip(("level", "oblique"), both)
+    for c in characters
+}
 PLACES_OF_LINE = ("adjective", "noun", "verb", "adjective", "noun")
 
 
 def couplet_line(rng: random.Random, tones: Sequence[str | None], without: str = "") -> str:
-    """A line of five different characters in the right classes, with the given tones (None: any), without some characters."""
+    """A line of five different characters in the right classes, with the given tones (None: any),
+    without some characters."""
     line = ""
     for name, tone in zip(PLACES_OF_LINE, tones):
         level, oblique = COUPLET_WORDS[name]
-        line += rng.choice([c for c in {"level": level, "oblique": oblique, None: level + oblique}[tone] if c not in line + without])
+        line += rng.choice(
+            [
+                c
+                for c in {"level": level, "oblique": oblique, None: level + oblique}[tone]
+                if c not in line + without
+            ]
+        )
     return line
 
 
@@ -235,7 +272,8 @@ def couplet(rng: random.Random) -> Item:
 
 
 def good_couplet(first: str, answer: str) -> bool:
-    """Equal length, the same classes place for place, opposed tones at the second, fourth and fifth, and no character twice."""
+    """Equal length, the same classes place for place, opposed tones at the second, fourth and fifth,
+    and no character twice."""
     second = answer.strip()
     return (
         len(second) == len(first) == 5 and all(c in CLASS for c in second) and len(set(first + second)) == 10
@@ -256,14 +294,21 @@ def service(rng: random.Random) -> Item:
     prices = dict(zip(things, rng.sample(range(2, 10), 3)))
     listed = ", ".join(f"{t} {p}" for t, p in prices.items())
     first, second = rng.sample(things, 2)
-    talk = turns(f"How much is the {first}?", f"The {first} costs {prices[first]} coins.", f"And the {second}?", system=f"Shop: {listed}.")
+    talk = turns(
+        f"How much is the {first}?",
+        f"The {first} costs {prices[first]} coins.",
+        f"And the {second}?",
+        system=f"Shop: {listed}.",
+    )
     return Item(talk, answer := f"The {second} costs {prices[second]} coins.", answer)
 
 
 def companion(rng: random.Random) -> Item:
     """Someone who remembers what was said three turns ago."""
     name, thing = rng.choice(NAMES), rng.choice(OBJECTS)
-    question, answer = rng.choice([("What is my name?", f"Your name is {name}."), ("What do I like?", f"You like the {thing}.")])
+    question, answer = rng.choice(
+        [("What is my name?", f"Your name is {name}."), ("What do I like?", f"You like the {thing}.")]
+    )
     said = [f"I am {name}.", f"Hello, {name}!", f"I like the {thing}.", "Good to know."]
     return Item(turns(*said, question), answer, answer)
 
@@ -282,7 +327,12 @@ EVENTS = {  # plain, old, wrong, other words for it
     "move": ("went to the {p}", "did go unto the {p}", "goed to the {p}", "walked to the {p}"),
     "take": ("took the {t}", "did take the {t}", "taked the {t}", "picked up the {t}"),
     "drop": ("dropped the {t}", "did let fall the {t}", "drop the {t}", "put down the {t}"),
-    "give": ("gave the {t} to {o}", "did give the {t} unto {o}", "gived the {t} to {o}", "handed {o} the {t}"),
+    "give": (
+        "gave the {t} to {o}",
+        "did give the {t} unto {o}",
+        "gived the {t} to {o}",
+        "handed {o} the {t}",
+    ),
     "want": ("wanted the {t}", "did desire the {t}", "wanting the {t}", "was looking for the {t}"),
     "stand": ("stands in the {p}", "doth stand in the {p}", "stand in the {p}", "is in the {p}"),
 }
@@ -296,7 +346,8 @@ def event(rng: random.Random) -> tuple[str, tuple[str, str, str, str]]:
 
 
 def grammar(rng: random.Random) -> Item:
-    """A sentence with one mistake: a wrong form, a missing or doubled word, or two words in the wrong order."""
+    """A sentence with one mistake: a wrong form, a missing or doubled word,
+    or two words in the wrong order."""
     who, (plain, _, wrong, _) = event(rng)
     kind, words = rng.choice(["form", "article", "double", "order"]), plain.split()
     if kind == "form":
@@ -316,7 +367,10 @@ def simplify(rng: random.Random) -> Item:
     last = rng.choice([("picked up", "took"), ("put down", "dropped"), ("was looking for", "wanted")])
     long = f"{who}, who {first} and was holding the {other}, walked to the {room}, and there, as everybody saw, {last[0]} the {thing}."
     short = {"had not eaten all day": "was hungry", "was very tired": "was tired"}[first]
-    return ask(f"Simplify: {long}", f"{who} {short}. {who} had the {other}. {who} went to the {room}. {who} {last[1]} the {thing}.")
+    return ask(
+        f"Simplify: {long}",
+        f"{who} {short}. {who} had the {other}. {who} went to the {room}. {who} {last[1]} the {thing}.",
+    )
 
 
 def style(rng: random.Random) -> Item:
@@ -326,12 +380,19 @@ def style(rng: random.Random) -> Item:
 
 # %% ../../nbs/workshop/tasks.ipynb #bdad4619
 LARGEST = 10**9
-_BINARY = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod}
+_BINARY = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
 _CALLS = {"max": max, "min": min, "abs": abs}
 
 
 def calculate(expression: str, variables: dict[str, int] | None = None) -> int:
-    """The value of an expression of whole numbers, variables, + - * // % **, max, min and abs. Nothing else can be said in it.
+    """The value of an expression of whole numbers, variables, + - * // % **, max, min and abs. Nothing else
+    can be said in it.
 
     ``ValueError`` for everything else, for more than 200 characters, and for values beyond ``LARGEST``.
     """
@@ -359,9 +420,18 @@ def _value(node: ast.expr, variables: dict[str, int]) -> int:
         base, power = recurse(node.left), recurse(node.right)
         require(0 <= power <= 6, f"the power {power} is not from 0 to 6")
         value = base**power  # at most (10^9)^6: small enough to compute, and then refused
-    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CALLS and node.args and not node.keywords:
+    elif (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in _CALLS
+        and node.args
+        and not node.keywords
+    ):
         arguments = [recurse(argument) for argument in node.args]
-        require(len(arguments) == (1 if node.func.id == "abs" else 2), f"{node.func.id} with {len(arguments)} arguments")
+        require(
+            len(arguments) == (1 if node.func.id == "abs" else 2),
+            f"{node.func.id} with {len(arguments)} arguments",
+        )
         value = _CALLS[node.func.id](*arguments)
     else:
         raise ValueError(f"{type(node).__name__} is not allowed here")
@@ -411,8 +481,12 @@ TASKS = (
 
 
 def nearest_answer(train: Sequence[Item], test: Sequence[Item]) -> Iterator[str]:
-    """A baseline that learns nothing: to each question the answer of the most similar one among ``train``, by the words they share."""
-    known = [(set(re.findall(r"\w+|[^\w\s]", item.prompt) if item.prompt.isascii() else item.prompt), item.answer) for item in train]
+    """A baseline that learns nothing: to each question the answer of the most similar
+    one among ``train``, by the words they share."""
+    known = [
+        (set(re.findall(r"\w+|[^\w\s]", item.prompt) if item.prompt.isascii() else item.prompt), item.answer)
+        for item in train
+    ]
     for item in test:
         words = set(re.findall(r"\w+|[^\w\s]", item.prompt) if item.prompt.isascii() else item.prompt)
         yield max(known, key=lambda pair: len(pair[0] & words) / len(pair[0] | words))[1]

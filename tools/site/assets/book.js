@@ -18,6 +18,16 @@
   system.addEventListener("change", say);
   say();
 
+  // ---- formulas that are a little too wide -----------------------------------------------------------
+  const fit = () => {
+    const formulas = all("main .formula");
+    for (const formula of formulas) formula.style.fontSize = "";
+    const wide = formulas.map((formula) => [formula, formula.clientWidth / formula.scrollWidth]).filter(([, share]) => share < 1);
+    for (const [formula, share] of wide) formula.style.fontSize = `${Math.max(0.78, share * 0.995)}em`;  // what is wider still is scrolled
+  };
+  document.fonts.ready.then(fit);
+  addEventListener("resize", fit);
+
   // ---- chapters on a small screen -----------------------------------------------------------------
   const menu = one(".menu"), sidebar = one(".sidebar");
   const show = (open) => {
