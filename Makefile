@@ -16,6 +16,7 @@ gpt: $(VENV)/.core
 
 test: $(VENV)/.dev
 	$(BIN)/ruff check . gptbook/__init__.py gptbook/__main__.py
+	$(BIN)/ruff format --check nbs tests tools gptbook/__init__.py gptbook/__main__.py
 	$(BIN)/python -m pytest -n 2
 
 $(VENV)/bin/python:
