@@ -492,6 +492,8 @@ def _one_line(box: str) -> str:
 
 
 def _fail(message: object, status: int = 2) -> int:
+    if isinstance(message, PermissionError) and message.filename is not None:
+        message = f"no permission for {message.filename}"
     print(f"gptbook: {' '.join(str(message).split())}", file=sys.stderr)
     return status
 
@@ -504,6 +506,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     for stream in (sys.stdout, sys.stderr):  # a Windows console may have another encoding
         getattr(stream, "reconfigure", lambda **_: None)(encoding="utf-8", errors="replace")
+    if list(sys.argv[1:] if argv is None else argv) == ["--version"]:
+        from gptbook import __version__
+
+        print(f"gptbook {__version__}")
+        return 0
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):

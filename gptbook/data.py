@@ -269,6 +269,7 @@ def _load_path(path: Path, encoding: str) -> Iterator[Document]:
     if path.is_file():
         yield Document(path.name, read_text(path, encoding))
         return
+    os.listdir(path)  # what may not be read is not empty; rglob below would be silent
     files = [p for p in sorted(path.rglob("*")) if p.is_file() and p.suffix.lower() in TEXT_SUFFIXES]
     files = [p for p in files if not any(part.startswith(".") for part in p.relative_to(path).parts)]
     require(files, f"no text files in the folder {path} (looked for {' '.join(sorted(TEXT_SUFFIXES))})")

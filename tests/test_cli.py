@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -357,6 +358,22 @@ def test_names_that_lead_nowhere(command: str, saying: str, tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+def test_version() -> None:
+    done = gptbook("--version")
+    assert done.returncode == 0 and re.fullmatch(r"gptbook \d+(\.\d+)+\S*\n", done.stdout)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a user whom permissions bind")
+def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("hidden " * 100)
+    (tmp_path / "mine.txt").chmod(0)
+    done = gptbook("train", "--corpus", tmp_path / "mine.txt", "--out", tmp_path / "run")
+    assert done.returncode == 2 and f"no permission for {tmp_path / 'mine.txt'}" in done.stderr
+    (tmp_path / "locked").mkdir(mode=0)
+    done = gptbook("train", "--corpus", tmp_path / "locked", "--out", tmp_path / "run")
+    assert done.returncode == 2 and f"no permission for {tmp_path / 'locked'}" in done.stderr
+
+
 def test_closed_pipes_end_in_peace_or_in_one_line() -> None:
     command = f"'{sys.executable}' -m gptbook"
 
