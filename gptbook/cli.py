@@ -533,7 +533,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        return _fail("interrupted (for a training run: repeat the command with --resume to go on)", 130)
+        trains = (sys.argv[1:] if argv is None else list(argv))[:1] == ["train"]
+        return _fail("interrupted" + ("; repeat the command with --resume to go on" if trains else ""), 130)
     except RuntimeError as error:
         if type(error).__name__ == "Elsewhere":
             return 2  # the main process has said it

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from gptbook import __main__ as entry
+
 TEXT = (
     "ROMEO:\nBut soft, what light through yonder window breaks?\nIt is the east, and Juliet is the sun.\n\n"
 )
@@ -358,6 +360,16 @@ def test_names_that_lead_nowhere(command: str, saying: str, tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+def test_an_interruption_while_the_command_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gptbook.cli.main", interrupted)
+    assert entry.main() == 130 and capsys.readouterr().err == "gptbook: interrupted\n"
+
+
 def test_version() -> None:
     done = gptbook("--version")
     assert done.returncode == 0 and re.fullmatch(r"gptbook \d+(\.\d+)+\S*\n", done.stdout)
