@@ -269,9 +269,15 @@ def _load_path(path: Path, encoding: str) -> Iterator[Document]:
     if path.is_file():
         yield Document(path.name, read_text(path, encoding))
         return
-    os.listdir(path)  # what may not be read is not empty; rglob below would be silent
-    files = [p for p in sorted(path.rglob("*")) if p.is_file() and p.suffix.lower() in TEXT_SUFFIXES]
-    files = [p for p in files if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+
+    def stop(error: OSError) -> None:  # what may not be read is not empty
+        raise error
+
+    found = []
+    for folder, folders, names in os.walk(path, onerror=stop):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(folder, name) for name in names if not name.startswith(".")]
+    files = [p for p in sorted(found) if p.suffix.lower() in TEXT_SUFFIXES and p.is_file()]
     require(files, f"no text files in the folder {path} (looked for {' '.join(sorted(TEXT_SUFFIXES))})")
     for file in files:
         yield Document(file.relative_to(path).as_posix(), read_text(file, encoding))

@@ -10,12 +10,10 @@ import re
 from .outline import Page
 from .stage import BookError, StagedCell, split_title
 
-DPI = (
-    140  # of the book's figures (gptbook.workshop.plotting), so that a picture's inches are the page's inches
-)
-SHADED = re.compile(
-    r"\b(heatmap|imshow|pcolormesh|contourf)\("
-)  # whose colours are made to fit the numbers on them
+# of the book's figures (gptbook.workshop.plotting), so that a picture's inches are the page's inches
+DPI = 140
+# drawings in shades, whose colours are made to fit the numbers on them
+SHADED = re.compile(r"\b(heatmap|imshow|pcolormesh|contourf)\(")
 MIME = ("text/html", "image/svg+xml", "image/png", "image/jpeg", "text/markdown", "text/latex", "text/plain")
 
 
