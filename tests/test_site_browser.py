@@ -120,6 +120,13 @@ LEFT_OVER = re.compile(
 )
 
 
+TOO_WIDE = """async () => {
+    await document.fonts.ready;
+    const formulas = [...document.querySelectorAll("main .formula")];
+    return formulas.filter((f) => f.scrollWidth > f.clientWidth + 1).map((f) => f.dataset.tex);
+}"""
+
+
 @each_page
 def test_page_is_whole_and_keeps_to_itself(name: str, browser, address: str, site: Path) -> None:
     """Over http: no complaint, no other host, no syntax left, formulas drawn, not too heavy."""
@@ -147,6 +154,8 @@ def test_page_fits_its_window(name: str, width: int, theme: str, browser, site: 
         assert v.complaints == []
         assert {urlsplit(url).scheme for url in v.requests} <= {"file", "data"}
         assert v.page.evaluate("document.documentElement.scrollWidth") <= width
+        if width == 1440:  # a formula a little too wide is set smaller
+            assert v.page.evaluate(TOO_WIDE) == []
         broken = v.page.evaluate("""async () => {
             const images = [...document.images];
             for (const image of images) image.loading = "eager";
