@@ -63,6 +63,8 @@ class GPTConfig:
     """biases in linear layers and layer norms"""
     tie_embeddings: bool = True
     """use the embedding table also as the output matrix W"""
+    embedding_std: float = 0.02
+    """standard deviation of the token embeddings at the start of training"""
     qk_norm: bool = False
     """an RMSNorm on queries and keys"""
     dropout: float = 0.0
@@ -88,7 +90,7 @@ class GPTConfig:
             self.n_head % self.kv_heads == 0,
             f"n_head = {self.n_head} is not divisible by n_kv_head = {self.kv_heads}",
         )
-        for name in ("norm_eps", "rope_theta", "dropout"):
+        for name in ("norm_eps", "rope_theta", "dropout", "embedding_std"):
             value = getattr(self, name)
             require(
                 isinstance(value, int | float) and not isinstance(value, bool),
@@ -101,6 +103,10 @@ class GPTConfig:
             )
         require(self.norm_eps >= 0, f"norm_eps = {self.norm_eps} must be at least 0")
         require(self.rope_theta > 0, f"rope_theta = {self.rope_theta} must be above 0")
+        require(
+            0 < self.embedding_std < 1e6,
+            f"embedding_std = {self.embedding_std} must be above 0 and below 1e6",
+        )
         require(0 <= self.dropout < 1, f"dropout = {self.dropout} must be in [0, 1)")
         if self.position == "rope":
             require(
@@ -219,6 +225,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"n_layer": 2, "n_head": 4, "d_model": 64} | _MODERN,
     "small": {"n_layer": 4, "n_head": 4, "d_model": 256} | _MODERN,
     "base": {"n_layer": 6, "n_head": 6, "d_model": 384} | _MODERN,
+    "story": {"n_layer": 3, "n_head": 4, "d_model": 64} | _MODERN | {"tie_embeddings": False, "embedding_std": 1.0},
     "article": {"n_layer": 4, "n_head": 4, "d_model": 256, "position": "none", "norm": "layernorm", "norm_position": "post",
                 "ffn": "relu", "bias": True, "tie_embeddings": False},
     "gpt2": {"n_layer": 12, "n_head": 12, "d_model": 768, "position": "learned", "norm": "layernorm", "ffn": "gelu_tanh",
@@ -246,8 +253,8 @@ class TrainConfig:
     """optimiser steps"""
     minutes: float | None = None
     """train about this long, on this machine; the steps that fit are measured once and then fixed"""
-    preset: Literal["tiny", "small", "base", "article", "gpt2"] = "small"
-    """shape of the model"""
+    preset: Literal["auto", "tiny", "small", "base", "story", "article", "gpt2"] = "auto"
+    """shape of the model; auto: story for the stories of the microworld, otherwise small"""
     depth: int | None = None
     """one dial for the size: this many blocks and heads, width 64 x depth,
     and a learning rate to go with it"""
@@ -270,9 +277,9 @@ class TrainConfig:
     optimizer: Literal["adamw", "muon"] = "muon"
     """muon: Muon for the matrices inside the blocks, AdamW for the rest"""
     lr: float | None = None
-    """highest learning rate of AdamW; if not given 3e-3, with --depth 12e-3 / depth"""
-    muon_lr: float = 0.02
-    """highest learning rate of Muon"""
+    """highest learning rate of AdamW; if not given 3e-3, with --depth 12e-3 / depth, for the preset story half of it"""
+    muon_lr: float | None = None
+    """highest learning rate of Muon; if not given 0.02, for the preset story half of it"""
     schedule: Literal["cosine", "stable"] = "stable"
     """after the warm-up: half a cosine, or constant and then a straight fall"""
     decay: float = 0.4
@@ -345,7 +352,7 @@ class TrainConfig:
             "at most 1,000,000,000",
             lambda v: v <= 10**9,
         )
-        one_of("preset", self.preset, PRESETS)
+        one_of("preset", self.preset, ("auto", *PRESETS))
         one_of("tokenizer", self.tokenizer, ("bpe", "char", "word"))
         one_of("optimizer", self.optimizer, ("adamw", "muon"))
         one_of("schedule", self.schedule, ("cosine", "stable"))
@@ -364,14 +371,31 @@ class TrainConfig:
         }
         if self.depth is not None:
             sizes = {"n_layer": self.depth, "n_head": self.depth, "d_model": 64 * self.depth} | sizes
-        dials = PRESETS[self.preset] | {"dropout": self.dropout} | sizes
+        dials = PRESETS[self.shape] | {"dropout": self.dropout} | sizes
         return GPTConfig(vocab_size=vocab_size, context_length=self.context_length, **dials)
 
     @property
+    def shape(self) -> str:
+        """The preset, with "auto" decided."""
+        return (
+            self.preset
+            if self.preset != "auto"
+            else "story"
+            if self.corpus.startswith("microworld-")
+            else "small"
+        )
+
+    @property
     def max_lr(self) -> float:
-        """The highest learning rate of AdamW: ``lr``, or 3e-3,
+        """The highest learning rate of AdamW: ``lr``, or 3e-3 (for stories 1.5e-3),
         which with ``depth`` is divided by the width over 256."""
-        return self.lr if self.lr is not None else 3e-3 * (4 / self.depth if self.depth else 1)
+        usual = 1.5e-3 if self.shape == "story" else 3e-3
+        return self.lr if self.lr is not None else usual * (4 / self.depth if self.depth else 1)
+
+    @property
+    def max_muon_lr(self) -> float:
+        """The highest learning rate of Muon: ``muon_lr``, or 0.02 (for stories 0.01)."""
+        return self.muon_lr if self.muon_lr is not None else 0.01 if self.shape == "story" else 0.02
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as a dictionary that JSON can hold."""

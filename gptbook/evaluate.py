@@ -928,9 +928,9 @@ class StoryJudge:
         self.answers = [(i, *answer) for i, story in enumerate(stories) for answer in self._answers(i, story)]
         self.known = training_stories(language) if known is None else known
 
-    def _answers(self, row: int, story: str) -> Iterator[tuple[int, int, int]]:
-        """(first column, one past the last column, facts joined) of the tokens that hold each answer, in the
-        row's targets.
+    def _answers(self, row: int, story: str) -> Iterator[tuple[int, int, int, int]]:
+        """(first column, one past the last column, facts joined, places in question) of the tokens that hold
+        each answer, in the row's targets.
 
         Its full stop does not count: a token may join it to the line's end, and whether another question
         follows is chance.
@@ -948,11 +948,13 @@ class StoryJudge:
                     int(np.searchsorted(ends, first, "right")),
                     int(np.searchsorted(ends, last, "left")) + 1,
                     sentence.hops,
+                    sentence.places,
                 )
 
     def read(self, model: GPT) -> dict[str, Any]:
         """Nats above the entropy, and the share of questions that are answered right,
-        also by the number of facts joined."""
+        also by the number of facts joined; of the answers to "Where is ...?" to which several places come
+        into question by their kind, the share told apart, and what chance would tell."""
         fits = (self.rows >= 0).sum(1) - 1 <= model.config.context_length
         found: dict[str, Any] = {
             "nats_above_entropy": None,
@@ -968,11 +970,17 @@ class StoryJudge:
             )
         place = (fits.cumsum(0) - 1).tolist()
         by_facts: dict[int, list[bool]] = {}
-        for row, begin, end, facts in self.answers:
+        apart: list[tuple[bool, float]] = []
+        for row, begin, end, facts, places in self.answers:
             if fits[row]:
-                by_facts.setdefault(facts, []).append(bool(hits[place[row], begin:end].all()))
+                right = bool(hits[place[row], begin:end].all())
+                by_facts.setdefault(facts, []).append(right)
+                if places > 1:
+                    apart.append((right, 1 / places))
         answers = [right for rights in by_facts.values() for right in rights]
         found |= _share("answered", sum(answers), len(answers))
+        found |= _share("told_apart", sum(right for right, _ in apart), len(apart))
+        found["told_apart_chance"] = sum(chance for _, chance in apart) / len(apart) if apart else None
         return found | {
             "answered_by_facts": {
                 str(facts): [sum(rights), len(rights)] for facts, rights in sorted(by_facts.items())

@@ -59,12 +59,13 @@ class GPT(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """GPT-2's start: N(0, 0.02^2), biases 0, what writes into the stream smaller by 1/sqrt(2n)
-        (chapter 9)."""
+        """GPT-2's start: N(0, 0.02^2) (the embeddings with a dial of their own), biases 0, what writes into
+        the stream smaller by 1/sqrt(2n) (chapter 9)."""
         for name, p in self.named_parameters():
             if p.ndim == 2:
                 writes = name.endswith(("attention.out.weight", "ffn.down.weight"))
-                nn.init.normal_(p, std=0.02 / math.sqrt(2 * self.config.n_layer) if writes else 0.02)
+                std = self.config.embedding_std if p is self.embedding.weight else 0.02
+                nn.init.normal_(p, std=std / math.sqrt(2 * self.config.n_layer) if writes else std)
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
 

@@ -488,7 +488,7 @@ def make_optimizers(model: GPT, config: TrainConfig) -> list[torch.optim.Optimiz
     ]
     if muon:
         dtype, _ = choose_precision(muon[0].device, config.precision)
-        optimizers.append(Muon(muon, lr=config.muon_lr, weight_decay=config.weight_decay, dtype=dtype))
+        optimizers.append(Muon(muon, lr=config.max_muon_lr, weight_decay=config.weight_decay, dtype=dtype))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["max_lr"] = group["lr"]
@@ -829,7 +829,7 @@ def _restore(engine: _Engine, which: str) -> dict[str, Any]:
 
 def _report(engine: _Engine, why: str, why_dtype: str, why_compiled: str, log: Callable[[str], None]) -> None:
     config, world = engine.config, engine.world
-    size = f"depth {config.depth}" if config.depth else config.preset
+    size = f"depth {config.depth}" if config.depth else config.shape
     tokens = config.batch_size * config.context_length * config.accumulate * world.size
     times = config.steps * tokens / len(engine.batches.data)
     log(
@@ -895,7 +895,7 @@ def _loop(
                     log_file.flush()
                 _checkpoint(engine, state, best)
                 if world.main and "val_loss" in line:
-                    plot_loss(metrics, folder / "loss.png", f"{config.preset} on {Path(config.corpus).name}")
+                    plot_loss(metrics, folder / "loss.png", f"{config.shape} on {Path(config.corpus).name}")
             if on_step:
                 on_step(line)
             if stopping and state["step"] < config.steps:

@@ -11,8 +11,6 @@ import torch
 
 from gptbook import microworld
 from gptbook.emergence import (
-    FIRST,
-    SCHOOL,
     Lesson,
     ScalingLaw,
     fit_scaling,
@@ -24,10 +22,11 @@ from gptbook.emergence import (
     train_on_stories,
 )
 from gptbook.evaluate import StoryJudge
-from gptbook.microworld import SHORT, told_within
+from gptbook.microworld import REMINDERS, told_within
 from gptbook.tokenizer import BPETokenizer
 from gptbook.training import book_model
 
+SHORT = {"people": (1, 3), "things": (1, 2), "events": (0, 1), "questions": (2, 3)}
 RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "results" / "emergence.jsonl"
 
 
@@ -48,22 +47,38 @@ def test_bounds_hold_inside_and_only_there() -> None:
     lines = [story.split("\n") for story in short]
     assert {len(asked) - 1 for asked in lines} == {2, 3}
     assert max(len(microworld.sentences(asked[0])) for asked in lines) <= 3 + 2 + 1
-    assert not math.isfinite(microworld.logprob(min(short, key=len)))  # too short for the whole language
+    with told_within(questions=(1, 1)):
+        one = microworld.sample(3)
+    assert not math.isfinite(microworld.logprob(one))  # the whole language asks at least twice
     with pytest.raises(ValueError, match="bounds"), told_within(dragons=(1, 2)):
         pass
 
 
 def test_lessons(tokenizer: BPETokenizer) -> None:
-    def told(*lessons: Lesson, seed: int = 0) -> list[bytes]:
-        rows = [row for batch in story_batches(tokenizer, *lessons, seed=seed) for row in batch]
-        return [row[row >= 0].numpy().tobytes() for row in rows]
+    def told(lesson: Lesson, seed: int = 0) -> list[bytes]:
+        batches = [*story_batches(tokenizer, lesson, seed)]
+        assert len(batches) == lesson.steps
+        return [row[row >= 0].numpy().tobytes() for batch in batches for row in batch]
 
-    again, fresh = Lesson(6, 4, 8, SHORT), Lesson(3, 4, None, SHORT)
-    stories = told(again, fresh)
-    assert len(stories) == 9 * 4
-    assert set(Counter(stories[:24]).values()) == {3} and len(set(stories[:24])) == 8
-    assert len(set(stories[24:])) == 12 and not set(stories[24:]) & set(stories[:24])
-    assert told(again, fresh) == stories != told(again, fresh, seed=1)
+    again, fresh = told(Lesson(6, 4, 8, SHORT)), told(Lesson(3, 4, None, SHORT))
+    assert set(Counter(again).values()) == {3} and len(set(again)) == 8
+    assert len(set(fresh)) == len(fresh) == 12 and set(again) != set(fresh)
+    assert told(Lesson(3, 4, None, SHORT)) == fresh != told(Lesson(3, 4, None, SHORT), seed=1)
+
+
+def test_a_batch_has_stories_of_about_one_length(tokenizer: BPETokenizer) -> None:
+    lengths = [(batch >= 0).sum(1) for batch in story_batches(tokenizer, Lesson(40, 4))]
+    assert max(x.max() - x.min() for x in lengths[:-1]) < 60 and len({x.max().item() for x in lengths}) > 10
+
+
+def test_a_language_without_some_kinds_of_event() -> None:
+    with told_within(without=REMINDERS):
+        plain = [microworld.sample(i) for i in range(200)]
+        assert all(math.isfinite(microworld.logprob(story)) for story in plain[:20])
+    told = [microworld.sample(i) for i in range(200)]
+    assert not any(" still " in story for story in plain) and any(" still " in story for story in told)
+    with pytest.raises(ValueError, match="without"), told_within(without=("dance",)):
+        pass
 
 
 def test_training_on_stories(tokenizer: BPETokenizer) -> None:
@@ -76,8 +91,10 @@ def test_training_on_stories(tokenizer: BPETokenizer) -> None:
     padded = torch.nn.functional.pad(rows, (0, 9), value=-1)
     torch.testing.assert_close(story_loss(model, rows), story_loss(model, padded))
     before = story_loss(model, rows).item()
-    lesson = Lesson(30, 8, 16, SHORT)
-    train_on_stories(model, story_batches(tokenizer, lesson), 30, watch=(0, 10, 30), look=looked.append)
+    lesson, fast = Lesson(30, 8, 16, SHORT), {"lr": 3e-3, "muon_lr": 0.02, "decay": 0.3}
+    train_on_stories(
+        model, story_batches(tokenizer, lesson), 30, watch=(0, 10, 30), look=looked.append, **fast
+    )
     assert looked == [0, 10, 30] and not model.training
     assert story_loss(model, rows).item() < before - 0.3
 
@@ -100,12 +117,14 @@ def test_scaling_law() -> None:
 def test_the_recorded_experiments_are_whole() -> None:
     lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
     kinds = Counter(line["experiment"] for line in lines)
-    assert kinds["ablation"] == 10 and kinds["scaling"] == 24 and kinds["story"] > 10
-    last = max((line for line in lines if line["experiment"] == "story"), key=lambda line: line["step"])
-    assert last["step"] == sum(lesson.steps for lesson in SCHOOL) and last["lessons"][0][3]["people"] == [
-        1,
-        3,
-    ]
+    assert kinds["ablation"] == 10 and kinds["scaling"] == 24
+    ends = {}
+    for name in ("drill", "story", "no drill"):
+        found = [line for line in lines if line["experiment"] == name]
+        ends[name] = found[-1]
+        assert len(found) > 10 and found[-1]["step"] == found[-1]["lesson"]["steps"]
+    assert ends["story"]["told_apart"] > ends["story"]["told_apart_chance"] + 0.3
+    assert ends["drill"]["stories"] + ends["story"]["stories"] == ends["no drill"]["stories"]
 
 
 def test_the_story_model_is_the_one_that_was_measured() -> None:
@@ -113,7 +132,6 @@ def test_the_story_model_is_the_one_that_was_measured() -> None:
     lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
     last = max((line for line in lines if line["experiment"] == "story"), key=lambda line: line["step"])
     model, tokenizer = book_model("story")
-    with told_within(**FIRST.bounds):
-        found = StoryJudge(tokenizer, "en", 200, known=frozenset()).read(model)
+    found = StoryJudge(tokenizer, "en", 200, known=frozenset()).read(model)
     assert abs(found["nats_above_entropy"] - last["nats_above_entropy"]) < 0.1
     assert abs(found["answered"] - last["answered"]) < 0.02

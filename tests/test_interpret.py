@@ -161,20 +161,37 @@ def test_neurons(model: GPT, ids: Tensor) -> None:
     assert neuron_promotes(model, 2).shape == (width, 5)
 
 
-def test_the_story_model_looks_places_up() -> None:
-    """Right answers are far above a guess, and another place in the stream is another answer."""
+def test_the_story_model_looks_places_up_by_name() -> None:
+    """Its answers are right. Another place in the stream is another answer, and so are exchanged names,
+    or, after block 1, what then stands at the words of the places: the same words in both texts."""
     model, tokenizer = book_model("story")
     names = list(microworld.PLACES)
     places = torch.tensor([tokenizer.encode(f" {place}")[0] for place in names])
-    told = "Anna is in the {}. The key is in the {}. There is a cup in the {}.\nWhere is the key? In the"
-    right = moved = 0
-    for n, place in enumerate(names):
-        texts = [told.format(names[n - 2], at, names[n - 3]) for at in (place, names[n - 1])]
-        here, there = (torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(text)]]) for text in texts)
-        column = (here != there).nonzero()[:, 1:]
-        values = record(model, there, [Site(1)])[Site(1)][:, column[0]]
-        with torch.no_grad():
-            right += names[model(here)[0, -1, places].argmax()] == place
-            said = names[patch(model, here, Site(1), column, values)[0, -1, places].argmax()]
-            moved += said == names[model(there)[0, -1, places].argmax()]
-    assert right >= 4 and moved == 6
+    told = "Anna is in the {}. The {} is in the {}. There is a {} in the {}.\nWhere is the key? In the"
+
+    def said(logits: torch.Tensor) -> str:
+        return names[logits[0, -1, places].argmax()]
+
+    right = moved = by_name = bound = 0
+    with torch.no_grad():
+        for n, place in enumerate(names):
+            stands, other, new = names[n - 2], names[n - 3], names[n - 1]
+            here, there, swapped = (
+                torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(told.format(stands, *rest))]])
+                for rest in (
+                    ("key", place, "cup", other),
+                    ("key", new, "cup", other),
+                    ("cup", place, "key", other),
+                )
+            )
+            word = (here != there).nonzero()[:, 1:]
+            elsewhere = (here == places[names.index(other)]).nonzero()[-1:, 1:]
+            words, site = torch.cat([word, elsewhere], dim=1), Site(1)
+            right += said(model(here)) == place
+            moved += (
+                said(patch(model, here, site, word, record(model, there, [site])[site][:, word[0]])) == new
+            )
+            by_name += said(model(swapped)) == other
+            values = record(model, swapped, [site])[site][:, words[0]]
+            bound += said(patch(model, here, site, words, values)) == other
+    assert (right, moved, by_name, bound) == (6, 6, 6, 6)

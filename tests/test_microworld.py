@@ -138,7 +138,7 @@ def test_entropy_agrees_with_the_stories() -> None:
     surprise = [-logprob(sample(seed, split="val")) for seed in range(400)]
     plain = sum(surprise) / 400
     spread = math.sqrt(sum((s - plain) ** 2 for s in surprise) / 399 / 400)
-    assert 0 < error < spread and abs(mean - plain) < 4 * math.hypot(error, spread)
+    assert 0 < error < 1.1 * spread and abs(mean - plain) < 4 * math.hypot(error, spread)
     world = World()
     for s in draw(random.Random(3)):
         if world.asked:

@@ -4,7 +4,7 @@ Each adds lines to ``nbs/results/emergence.jsonl``: its settings, what was measu
 What is there already is not run again, so that an interrupted call goes on where it stopped, model by model.
 The trained story model goes to ``gptbook/models/story``.
 
-    python tools/experiments.py [story] [ablations] [scaling]
+    python tools/experiments.py [story] [no-drill] [ablations] [scaling]
 """
 
 import argparse
@@ -26,8 +26,7 @@ from gptbook import microworld
 from gptbook.config import TrainConfig
 from gptbook.data import Document, encode_documents
 from gptbook.emergence import (
-    FIRST,
-    SCHOOL,
+    DRILL,
     Lesson,
     story_batches,
     story_model,
@@ -45,7 +44,9 @@ from gptbook.workshop.files import sha256_file, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "nbs" / "results" / "emergence.jsonl"
-PLAIN = Lesson(0, 32)
+DRILL_LESSON, STORY = Lesson(1500, bounds=DRILL), Lesson(1500)
+FAST = {"lr": 3e-3, "muon_lr": 0.02, "decay": 0.3}  # for the drill
+WATCH = (0, 25, 50, 75, 100, 150, 200, 250, 300, 350, 400, 450, 500, 600, 700, 850, 1000, 1200)
 VERSIONS = {"torch": torch.__version__, "python": platform.python_version()}
 AHEAD = 4  # how many calls ahead of the training the stories are told, by another process
 
@@ -56,7 +57,7 @@ class Teller:
     def __init__(self, pool: ProcessPoolExecutor) -> None:
         self.pool, self.told = pool, {}
 
-    def __call__(self, tokenizer: Tokenizer, first: int, count: int, **bounds: tuple[int, int]) -> Tensor:
+    def __call__(self, tokenizer: Tokenizer, first: int, count: int, **bounds: Any) -> Tensor:
         for begin in range(first, first + AHEAD * count, count):
             key = begin, count, str(bounds)
             if key not in self.told:
@@ -71,12 +72,13 @@ def done() -> list[dict[str, Any]]:
 
 def run(
     name: str,
-    lessons: tuple[Lesson, ...],
+    lesson: Lesson,
     *,
     seed: int = 0,
     shape: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
+    start: Path | None = None,
     without: str = "",
-    start: float = 1.0,
     watch: tuple[int, ...] = (),
     n: int = 200,
     keep: Path | None = None,
@@ -86,16 +88,21 @@ def run(
 
     The model as it was measured last is in ``keep``.
     """
-    steps = sum(lesson.steps for lesson in lessons)
-    key = {"experiment": name, "lessons": [list(x) for x in lessons], "seed": seed, "shape": shape or {}}
-    key = json.loads(json.dumps(key | {"without": without, "start": start}))
-    if any(all(line[k] == v for k, v in key.items()) and line["step"] == steps for line in done()):
+    key = {
+        "experiment": name,
+        "lesson": lesson._asdict(),
+        "seed": seed,
+        "shape": shape or {},
+        "settings": settings or {},
+        "start": start.name if start else "",
+        "without": without,
+    }
+    key = json.loads(json.dumps(key))
+    if any(all(line[k] == v for k, v in key.items()) and line["step"] == lesson.steps for line in done()):
         return None
     tokenizer, began, seen = story_tokenizer(), time.time(), [0]
-    model = story_model(tokenizer.vocab_size, seed, **(shape or {}))
-    with torch.no_grad():
-        model.embedding.weight.mul_(start)
-    with told_within(**lessons[-1].bounds):
+    model = GPT.from_pretrained(start) if start else story_model(tokenizer.vocab_size, seed, **(shape or {}))
+    with told_within(**lesson.bounds):
         judge = StoryJudge(tokenizer, "en", n, known=frozenset())
     lines: list[dict[str, Any]] = []
 
@@ -104,12 +111,11 @@ def run(
         measured = {k: v for k, v in measured.items() if k not in ("new", "new_error")}  # it knows none
         counts = {"step": step, "stories": seen[0], "parameters": model.num_params()}
         lines.append(key | counts | measured | {"seconds": round(time.time() - began), "versions": VERSIONS})
-        shown = ("nats_above_entropy", "grammatical", "true", "answered")
+        shown = ("nats_above_entropy", "grammatical", "true", "answered", "told_apart", "told_apart_chance")
         print(
             name,
             seed,
-            shape or "",
-            without,
+            *(part for part in (shape, settings, without, lesson.bounds, lesson.stories) if part),
             step,
             {k: round(v, 3) for k, v in measured.items() if k in shown and v is not None},
             flush=True,
@@ -119,7 +125,7 @@ def run(
             (keep / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     def batches(teller: Teller) -> Iterator[Tensor]:
-        for batch in story_batches(tokenizer, *lessons, seed=seed, tell=teller):
+        for batch in story_batches(tokenizer, lesson, seed, teller):
             seen[0] += len(batch)
             yield batch
 
@@ -129,7 +135,10 @@ def run(
         else {}
     )
     with ProcessPoolExecutor(1) as pool, intervene(model, parts) if parts else nullcontext():
-        train_on_stories(model, batches(Teller(pool)), steps, watch={*watch, steps}, look=look, seed=seed)
+        marks = {*watch, lesson.steps}
+        train_on_stories(
+            model, batches(Teller(pool)), lesson.steps, watch=marks, look=look, **key["settings"]
+        )
         pool.shutdown(cancel_futures=True)
     RESULTS.parent.mkdir(exist_ok=True)
     with open(RESULTS, "a") as file:
@@ -138,33 +147,40 @@ def run(
 
 
 def ablations() -> None:
-    """The first lesson with a part taken away from the start, or with one thing changed in the training."""
-    run("ablation", (FIRST,))
-    for without in ("attention", "ffn"):
-        run("ablation", (FIRST,), without=without)
-    for shape in ({"position": "none"}, {"n_layer": 1}, {"n_head": 1}):
-        run("ablation", (FIRST,), shape=shape)
-    run("ablation", (FIRST,), start=0.02)
-    run("ablation", (FIRST._replace(stories=None),))
-    run("ablation", (FIRST,), seed=1)
-    run("ablation", (FIRST,), seed=2)
+    """The drill, shorter, with a part taken away from the start, or with one thing changed in the stories."""
+    drill = DRILL_LESSON._replace(steps=600)
+    few = drill._replace(bounds=DRILL | {"questions": (1, 3)})
+    run("ablation", drill, settings=FAST)
+    run("ablation", drill, without="attention", settings=FAST)
+    for shape in ({"n_layer": 1}, {"position": "none"}, {"n_head": 1}):
+        run("ablation", drill, shape=shape, settings=FAST)
+    run("ablation", few, settings=FAST)
+    run("ablation", drill, without="ffn", settings=FAST)
+    for seed in (1, 2):
+        run("ablation", drill, seed=seed, settings=FAST)
+    run("ablation", drill._replace(stories=2000), settings=FAST)
 
 
 def scaling() -> None:
-    """Plain stories: models and amounts of text, each over 30 times."""
+    """Models and amounts of text, each over 30 times."""
     for d_model in (16, 32, 64, 144):
-        for steps in (16, 30, 60, 125, 250, 500):
+        for steps in (30, 60, 125, 250, 500, 1000):
             shape = {"n_layer": 2, "d_model": d_model, "n_head": d_model // 16}
-            run("scaling", (PLAIN._replace(steps=steps),), shape=shape, n=400, write=False)
+            run("scaling", Lesson(steps, 32), shape=shape, n=400, write=False)
 
 
 def story() -> None:
     """The model of the book: chapters 20 and 21 look at it, ``gptbook sample story`` lets it write."""
-    watch = (0, 25, 50, 75, 100, 150, 200, 250, 300, 350, 400, 450)
-    watch += (500, 600, 700, 850, 1000, 1200, 1450, 1700, 1950, 2200)
-    folder = ROOT / "runs" / "story"
-    if run("story", SCHOOL, watch=watch, keep=folder) is not None:
-        publish(folder, ROOT / "gptbook" / "models" / "story", sum(lesson.steps for lesson in SCHOOL))
+    drilled, told = ROOT / "runs" / "drill", ROOT / "runs" / "story"
+    run("drill", DRILL_LESSON, settings=FAST, watch=WATCH, keep=drilled)
+    if run("story", STORY, start=drilled, watch=WATCH, keep=told) is not None:
+        publish(told, ROOT / "gptbook" / "models" / "story", STORY.steps)
+
+
+def no_drill() -> None:
+    """The same model, which reads as many stories without the drill."""
+    both = DRILL_LESSON.steps + STORY.steps
+    run("no drill", STORY._replace(steps=both), watch=(*WATCH, *range(1500, both, 300)))
 
 
 def publish(trained: Path, out: Path, step: int) -> None:
@@ -191,7 +207,7 @@ def publish(trained: Path, out: Path, step: int) -> None:
     shape = {
         k: getattr(model.config, k) for k in ("n_layer", "n_head", "d_model", "context_length", "vocab_size")
     }
-    settings = TrainConfig(corpus="microworld-en", out="story", steps=step, batch_size=64, decay=0.3, **shape)
+    settings = TrainConfig(corpus="microworld-en", out="story", steps=step, batch_size=64, decay=0.9, **shape)
     info = {"format": FORMAT, "version": VERSION, "train": settings.to_dict(), "versions": VERSIONS}
     write_json(out / "run.json", info | {"tokenizer": sha256_file(out / "tokenizer.json")})
     sums = {path.name: sha256_file(path) for path in sorted(checkpoint.iterdir())}
@@ -199,7 +215,7 @@ def publish(trained: Path, out: Path, step: int) -> None:
         write_json(out / f"{which}.json", {"checkpoint": checkpoint.name, "step": step, "sha256": sums})
 
 
-EXPERIMENTS = {"story": story, "ablations": ablations, "scaling": scaling}
+EXPERIMENTS = {"story": story, "no-drill": no_drill, "scaling": scaling, "ablations": ablations}
 
 
 def main() -> None:
