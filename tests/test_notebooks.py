@@ -16,7 +16,7 @@ from gptbook.workshop.notebooks import Notebook
 SECONDS = {
     "19_pretrained": 240,
     "21_emergence": 180,
-    "20_interpret": 170,
+    "20_interpret": 230,
     "22_limits": 150,
     "18_preference": 150,
     "15_evaluate": 55,
