@@ -907,12 +907,9 @@ def reading_matter(n: int, seed: int = 0) -> list[str]:
     for i in range(n):
         u = rng.random()
         if u < 0.62:
+            first, language = (1_000_000, "en") if u < 0.42 else (2_000_000, "zh")
             with told_within(**PLAIN):
-                found.append(
-                    microworld.sample(1_000_000 + i, "en")
-                    if u < 0.42
-                    else microworld.sample(2_000_000 + i, "zh")
-                )
+                found.append(microworld.sample(first + i, language))
             continue
         task = rng.choice(TASKS)
         items = [task.make(rng) for _ in range(4)]
