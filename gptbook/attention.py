@@ -117,10 +117,10 @@ class KVCache:
 
         Raises ``ValueError`` when there is no room left or the shapes are not those of the cache.
         """
-        fits = k.shape == v.shape and k.shape[:2] == self.k.shape[:2] and k.shape[3] == self.k.shape[3]
-        require(
-            fits, f"k {tuple(k.shape)} and v {tuple(v.shape)} do not fit a cache of {tuple(self.k.shape)}"
-        )
+        if k.shape != v.shape or k.shape[:2] != self.k.shape[:2] or k.shape[3] != self.k.shape[3]:
+            raise ValueError(
+                f"k {tuple(k.shape)} and v {tuple(v.shape)} do not fit a cache of {tuple(self.k.shape)}"
+            )
         end = self.length + k.shape[2]
         require(
             end <= self.k.shape[2], f"the cache has room for {self.k.shape[2]} positions, {end} are needed"

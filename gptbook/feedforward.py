@@ -58,8 +58,12 @@ class FeedForward(nn.Module):
         self.up = nn.Linear(d_model, 2 * d_ff if ffn == "swiglu" else d_ff, bias=bias)
         self.down = nn.Linear(d_ff, d_model, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def bend(self, up: Tensor) -> Tensor:
+        """What stands between the two projections: (..., rows of ``up``) -> (..., d_ff)."""
         if self.ffn == "swiglu":
-            gate, value = self.up(x).chunk(2, dim=-1)  # each (B, T, d_ff)
-            return self.down(F.silu(gate) * value)
-        return self.down(_ACTIVATIONS[self.ffn](self.up(x)))
+            gate, value = up.chunk(2, dim=-1)  # each (..., d_ff)
+            return F.silu(gate) * value
+        return _ACTIVATIONS[self.ffn](up)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.bend(self.up(x)))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Processor', 'apply_temperature', 'keep_top_k', 'keep_top_p', 'keep_min_p', 'draw_tokens', 'Row',
            'penalize_repetition', 'penalize_counts', 'add_bias', 'Step', 'generate_stream', 'generate', 'generate_text',
-           'stream_text', 'Constraint', 'Choices', 'Pattern', 'beam_search', 'residual', 'speculative']
+           'stream_text', 'DecodingModel', 'Constraint', 'Choices', 'Pattern', 'beam_search', 'residual', 'speculative']
 
 # %% ../nbs/14_sample.ipynb #06898315
 import math
@@ -15,13 +15,15 @@ from dataclasses import dataclass
 
 import regex
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from .attention import KVCache
-from .embedding import LearnedPositions, RotaryPositions
+from .attention import KVCache, scaled_dot_product_attention
+from .block import Block, RMSNorm
+from .embedding import LearnedPositions, RotaryPositions, SinusoidalPositions
 from .model import GPT
 from .tokenizer import Tokenizer
-from .workshop.checks import require
+from .workshop.checks import one_of, require
 
 # %% ../nbs/14_sample.ipynb #0b5c85a9
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
@@ -450,6 +452,127 @@ def _pieces(steps: Iterator[Step], tokenizer: Tokenizer, ends: list[bytes]) -> I
             yield piece
     if piece := decoder.decode(held, final=True):
         yield piece
+
+# %% ../nbs/14_sample.ipynb #e18c0543
+def _matrix(linear: nn.Module, gain: Tensor | None, half: bool) -> Callable[[Tensor], Tensor]:
+    """x (B, d) -> linear(gain * x), the gain multiplied into the matrix, which is kept in float16 if
+    ``half`` and worth it."""
+    if type(linear) is not nn.Linear:  # for example one of int8 (chapter 19)
+        return linear if gain is None else lambda x: linear(x * gain)
+    w, bias = linear.weight if gain is None else linear.weight * gain, linear.bias
+    # float16 ends at 65,504
+    if half and w.dtype == torch.float32 and w.numel() >= 2**17 and w.abs().amax() < 60_000:
+        packed = torch.ops.quantized.linear_prepack_fp16(w.contiguous(), bias)
+        multiply = torch.ops.quantized.linear_dynamic_fp16.default
+        multiply = getattr(multiply, "_op", multiply)  # the operation without its wrapper in Python
+        return lambda x: multiply(x, packed)
+    return lambda x: F.linear(x, w, bias)
+
+
+def _unit(d: int, eps: float) -> Callable[[Tensor], Tensor]:
+    """x -> x / sqrt(|x|^2 + d eps) along the last dimension, of width d."""
+    rest = torch.tensor((d * eps) ** 0.5, dtype=torch.float64)
+    return lambda x: x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), rest)
+
+
+def _normed(norm: nn.Module, linear: nn.Module, half: bool) -> tuple[Callable, Callable]:
+    """A norm and the matrix behind it; the gain of an RMSNorm goes into the matrix (@eq-norm-folded)."""
+    if not isinstance(norm, RMSNorm):
+        return norm, _matrix(linear, None, half)
+    d = norm.weight.numel()
+    return _unit(d, norm.eps), _matrix(linear, norm.weight * d**0.5, half)
+
+# %% ../nbs/14_sample.ipynb #40dcc3b6
+class _DecodingBlock:
+    """One position of each text through a `Block`: x (B, d) -> (B, d); its key and value go into the
+    cache."""
+
+    def __init__(self, block: Block, half: bool):
+        a, self.bend, self.pre = block.attention, block.ffn.bend, block.pre
+        before = (block.norm1, block.norm2) if self.pre else (nn.Identity(), nn.Identity())
+        self.norm1, self.qkv = _normed(before[0], a.qkv, half)
+        self.norm2, self.up = _normed(before[1], block.ffn.up, half)
+        self.after1, self.after2 = block.norm1, block.norm2
+        self.out, self.down = _matrix(a.out, None, half), _matrix(block.ffn.down, None, half)
+        self.n_head, self.n_kv_head, self.d_k = a.n_head, a.n_kv_head, a.d_k
+        self.unit = None
+        if isinstance(a.q_norm, RMSNorm):
+            self.unit = _unit(self.d_k, a.q_norm.eps)
+            heads = [a.q_norm.weight.expand(a.n_head, -1), a.k_norm.weight.expand(a.n_kv_head, -1)]
+            self.gain = torch.cat(heads) * self.d_k**0.5  # (h + h_kv, d_k)
+
+    def __call__(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: KVCache, mask: Tensor | None
+    ) -> Tensor:
+        heads = self.qkv(self.norm1(x)).view(x.shape[0], -1, self.d_k)  # (B, h + 2 h_kv, d_k)
+        qk, v = heads[:, : -self.n_kv_head], heads[:, -self.n_kv_head :]
+        if self.unit is not None:
+            qk = self.unit(qk) * self.gain
+        if rotary is not None:
+            qk = torch.addcmul(qk * rotary[0], qk.roll(self.d_k // 2, -1), rotary[1])
+        k, v = cache.append(qk[:, self.n_head :, None], v[:, :, None])  # (B, h_kv, T_k, d_k)
+        q = qk[:, : self.n_head].view(x.shape[0], self.n_kv_head, -1, self.d_k)  # (B, h_kv, group, d_k)
+        x = x + self.out(scaled_dot_product_attention(q, k, v, mask=mask).reshape(x.shape))
+        if not self.pre:
+            x = self.after1(x)
+        x = x + self.down(self.bend(self.up(self.norm2(x))))
+        return x if self.pre else self.after2(x)
+
+# %% ../nbs/14_sample.ipynb #734d9a3e
+class DecodingModel:
+    """A GPT prepared for writing: the same function of one token of each text, in fewer and cheaper steps.
+
+    It stands in for the model in `generate` and its kin; several tokens at once, such as a prompt, go through
+    the model itself. It holds copies of the matrices: after a change of the weights, make a new one.
+
+    Args:
+        model: in evaluation mode.
+        precision: of the matrices. "fp32" keeps them as they are; "fp16" holds the larger ones in 16 bits,
+            which x86 processors can (``ValueError`` elsewhere); "auto" is fp16 where that is possible.
+    """
+
+    def __init__(self, model: GPT, precision: str = "auto"):
+        one_of("precision", precision, ("auto", "fp32", "fp16"))
+        on_cpu = model.embedding.weight.device.type == "cpu"
+        half = on_cpu and torch.backends.quantized.engine in ("x86", "fbgemm")
+        require(
+            half or precision != "fp16", "this processor has no product of float16 matrices; use fp32 or auto"
+        )
+        half = half and precision != "fp32"
+        self.model, self.config, self.new_cache = model, model.config, model.new_cache
+        self.embedding, self.positions = model.embedding, model.positions
+        with torch.no_grad():
+            self.blocks = [_DecodingBlock(block, half) for block in model.blocks]
+            self.norm, self.head = _normed(model.norm, model.head, half)
+
+    def __call__(
+        self,
+        ids: Tensor,
+        *,
+        cache: list[KVCache],
+        padding: Tensor | None = None,
+        last_only: bool = False,
+    ) -> Tensor:
+        """Logits (B, T, vocab_size), or (B, 1, vocab_size) with ``last_only``, as `GPT.forward`."""
+        if ids.shape[1] != 1:
+            return self.model(ids, cache=cache, padding=padding, last_only=last_only)
+        x, length = self.embedding(ids)[:, 0], cache[0].length  # (B, d)
+        position, mask = torch.tensor([length], device=x.device), None
+        if padding is not None:
+            mask = (torch.arange(length + 1, device=x.device) >= padding[:, None])[:, None, None]
+            position = length - padding  # (B,)
+        exact, rotary = torch.promote_types(x.dtype, torch.float32), None
+        if isinstance(self.positions, RotaryPositions):
+            cos, sin = self.positions(position, exact)  # (B or 1, d_k/2)
+            rotary = torch.cat([cos, cos], -1)[:, None], torch.cat([-sin, sin], -1)[:, None]
+            rotary = rotary[0].to(x.dtype), rotary[1].to(x.dtype)  # (B or 1, 1, d_k)
+        elif isinstance(self.positions, SinusoidalPositions):
+            x = x + self.positions(position, exact).to(x.dtype)
+        elif self.positions is not None:
+            x = x + self.positions(position)
+        for block, layer in zip(self.blocks, cache):
+            x = block(x, rotary, layer, mask)
+        return self.head(self.norm(x))[:, None]
 
 # %% ../nbs/14_sample.ipynb #083f22e2
 class Constraint:

@@ -677,11 +677,12 @@ def test_smollm2_chat_template(smollm2: tuple) -> None:
         tokenizer.encode_chat([{"role": "robot", "content": ""}])
 
 
-def test_smollm2_by_the_command(smollm2: tuple) -> None:
+@pytest.mark.parametrize("precision", ["auto", "int8"])
+def test_smollm2_by_the_command(smollm2: tuple, precision: str) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}
     command = [
         sys.executable, "-m", "gptbook", "chat", "smollm2", "--temperature", "0",
-        "--max-new-tokens", "12", "--int8",
+        "--max-new-tokens", "12", "--precision", precision,
     ]  # fmt: skip
     lines = f"{QUESTION[0]['content']}\n/reset\n"
     done = subprocess.run(

@@ -17,6 +17,7 @@ from gptbook.config import GPTConfig
 from gptbook.model import GPT
 from gptbook.sample import (
     Choices,
+    DecodingModel,
     Pattern,
     Row,
     Step,
@@ -461,3 +462,85 @@ def test_speculative_refuses_what_cannot_be() -> None:
             speculative(model, draft, torch.tensor([1]), n)
     with pytest.raises(ValueError, match="k must be"):
         speculative(model, model, torch.tensor([1]), 5, k=0)
+
+
+# ---- a model prepared for writing ----------------------------------------------------------------
+
+SHAPES = {
+    "gpt2": {
+        "position": "learned",
+        "norm": "layernorm",
+        "ffn": "gelu_tanh",
+        "bias": True,
+        "tie_embeddings": True,
+    },
+    "llama": {"n_head": 4, "n_kv_head": 2, "norm_eps": 0.1},
+    "qwen3": {"n_head": 4, "n_kv_head": 1, "qk_norm": True, "norm_eps": 0.1},
+    "first": {"position": "sinusoidal", "norm": "layernorm", "norm_position": "post", "ffn": "relu"},
+    "plain": {"position": "none", "norm": "rmsnorm", "norm_position": "post", "ffn": "relu2"},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_prepared_model_is_the_same_function(shape: str) -> None:
+    """Also in a batch of different lengths, past the context, and with several tokens at once."""
+    model = tiny(context=12, **SHAPES[shape])
+    prepared, prompts = DecodingModel(model), [[1, 2, 3], [4], [5, 6, 7, 8, 9]]
+    for mine, other in zip(
+        generate_stream(prepared, prompts, 30, seed=1),
+        generate_stream(model, prompts, 30, seed=1),
+        strict=True,
+    ):
+        assert mine.tokens == other.tokens
+        assert torch.allclose(mine.logits, other.logits, atol=1e-4, rtol=1e-5)
+    caches = model.new_cache(2, 12), model.new_cache(2, 12)
+    ids, padding = torch.randint(20, (2, 8)), torch.tensor([2, 0])
+    with torch.no_grad():
+        for part in (ids[:, :4], ids[:, 4:5], ids[:, 5:7], ids[:, 7:]):
+            one = prepared(part, cache=caches[0], padding=padding)
+            two = model(part, cache=caches[1], padding=padding)
+            assert one.shape == two.shape and torch.allclose(one, two, atol=1e-10)
+    assert all(torch.allclose(a.k, b.k) and torch.allclose(a.v, b.v) for a, b in zip(*caches))
+
+
+def test_a_prepared_model_in_16_bits() -> None:
+    """Only where there is a product for it, and not for matrices that float16 cannot hold."""
+    possible = torch.backends.quantized.engine in ("x86", "fbgemm")
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(512, context_length=32, n_layer=2, n_head=2, d_model=256)).eval()
+    ids = torch.randint(512, (3, 4))
+
+    def logits(form: GPT | DecodingModel) -> Tensor:
+        *_, last = generate_stream(form, ids.tolist(), 20, temperature=0)
+        return last.logits
+
+    def off(precision: str) -> float:
+        exact = logits(model)
+        return ((logits(DecodingModel(model, precision)) - exact).abs().max() / exact.std()).item()
+
+    assert off("fp32") < 1e-5
+    if not possible:
+        assert off("auto") < 1e-5
+        with pytest.raises(ValueError, match="float16"):
+            DecodingModel(model, "fp16")
+        return
+    assert 1e-5 < off("auto") == off("fp16") < 1e-2
+    with torch.no_grad():
+        model.head.weight.mul_(1e6)  # beyond 65,504
+    assert logits(DecodingModel(model)).isfinite().all() and off("auto") < 1e-2
+
+
+def test_a_prepared_model_asks_for_a_precision_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="precision"):
+        DecodingModel(tiny(), "bf16")
+    monkeypatch.setattr(torch.backends.quantized, "engine", "qnnpack")  # as on a processor by ARM
+    with pytest.raises(ValueError, match="no product of float16 matrices"):
+        DecodingModel(tiny(), "fp16")
+    assert DecodingModel(tiny(), "auto").norm is not None
+
+
+def test_a_prepared_model_drafts_and_searches() -> None:
+    model, draft = tiny(), tiny(seed=1)
+    prepared, small, ids = DecodingModel(model), DecodingModel(draft), torch.tensor([1, 2, 3])
+    assert torch.equal(speculative(prepared, small, ids, 20)[0], speculative(model, draft, ids, 20)[0])
+    assert beam_search(prepared, ids, 10) == beam_search(model, ids, 10)

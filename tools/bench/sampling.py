@@ -2,8 +2,9 @@
 
     python tools/bench/sampling.py [--repeats 5]
 
-First the same GPT-2 with the same weights in float32 on both sides: the texts must be equal. Then our default shape in
-the precision that `load_run` and the command use, for one prompt and for eight.
+First the same GPT-2 with the same weights in float32 on both sides: the texts must be equal. Then our default shape as
+`gptbook sample` uses it (float16 where the processor has a product for it), for one prompt and for eight. The same in
+float32 must give the same texts as the model itself.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from peers import SIZES, medians, our_default, save, take_turns, their_gpt2
 
 from gptbook.config import GPTConfig
 from gptbook.model import GPT
-from gptbook.sample import generate
+from gptbook.sample import DecodingModel, generate
 
 NEW, PROMPT = 200, 16
 
@@ -51,7 +52,12 @@ def main() -> None:
     with torch.no_grad():
         for p in theirs.parameters():
             p.add_(0.1 * torch.randn_like(p))  # texts that do not repeat one token
-    twin, default = same_weights(theirs), GPT(our_default()).eval()
+    whole = GPT(our_default()).eval()
+    twin, default, fp32 = (
+        DecodingModel(same_weights(theirs), "fp32"),
+        DecodingModel(whole),
+        DecodingModel(whole, "fp32"),
+    )
     rows, rates = [], {}
 
     def write(ids: torch.Tensor) -> torch.Tensor:
@@ -65,8 +71,8 @@ def main() -> None:
         (8, default, "our default", 3.0),
     ):
         ids = torch.randint(SIZES["vocab_size"], (batch, PROMPT), generator=torch.Generator().manual_seed(1))
-        if ours is twin:
-            assert torch.equal(write(ids), generate(twin, ids, NEW, temperature=0)), "the texts differ"
+        pair = (write(ids), twin) if ours is twin else (generate(whole, ids, NEW, temperature=0), fp32)
+        assert torch.equal(pair[0], generate(pair[1], ids, NEW, temperature=0)), "the texts differ"
         seconds = medians(
             take_turns(
                 {
