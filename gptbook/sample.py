@@ -476,7 +476,7 @@ def _unit(d: int, eps: float) -> Callable[[Tensor], Tensor]:
 
 
 def _normed(norm: nn.Module, linear: nn.Module, half: bool) -> tuple[Callable, Callable]:
-    """A norm and the matrix behind it; the gain of an RMSNorm goes into the matrix (@eq-norm-folded)."""
+    """A norm and the matrix behind it; the gain of an RMSNorm goes into the matrix."""
     if not isinstance(norm, RMSNorm):
         return norm, _matrix(linear, None, half)
     d = norm.weight.numel()
