@@ -150,15 +150,14 @@ def ablations() -> None:
     """The drill, shorter, with a part taken away from the start, or with one thing changed in the stories."""
     drill = DRILL_LESSON._replace(steps=600)
     few = drill._replace(bounds=DRILL | {"questions": (1, 3)})
-    run("ablation", drill, settings=FAST)
-    run("ablation", drill, without="attention", settings=FAST)
-    for shape in ({"n_layer": 1}, {"position": "none"}, {"n_head": 1}):
-        run("ablation", drill, shape=shape, settings=FAST)
-    run("ablation", few, settings=FAST)
-    run("ablation", drill, without="ffn", settings=FAST)
-    for seed in (1, 2):
+    for seed in (0, 1, 2):
         run("ablation", drill, seed=seed, settings=FAST)
-    run("ablation", drill._replace(stories=2000), settings=FAST)
+        for part in ("attention", "ffn"):
+            run("ablation", drill, seed=seed, without=part, settings=FAST)
+        for shape in ({"n_layer": 1}, {"position": "none"}, {"n_head": 1}):
+            run("ablation", drill, seed=seed, shape=shape, settings=FAST)
+        for lesson in (few, drill._replace(stories=2000)):
+            run("ablation", lesson, seed=seed, settings=FAST)
 
 
 def scaling() -> None:
