@@ -305,7 +305,7 @@ def finetune_command(
     lora: bool = False,
     rank: int = 8,
     alpha: float = 16.0,
-    epochs: int = 3,
+    epochs: int | None = None,
     steps: int | None = None,
     batch_size: int = 16,
     lr: float | None = None,
@@ -333,7 +333,7 @@ def finetune_command(
         lora: learn low-rank updates only, and add them to the weights at the end.
         rank: rank of the updates, with --lora.
         alpha: scale of the updates, with --lora; they are multiplied by alpha / rank.
-        epochs: times through the examples.
+        epochs: times through the examples; if not given 3, or as many as make 100 steps.
         steps: optimiser steps, instead of epochs.
         batch_size: rows per step; a row holds as many examples as fit into the context.
         lr: highest learning rate; if not given 1e-3, with --lora 3e-3.

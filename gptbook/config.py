@@ -419,8 +419,8 @@ class FinetuneConfig:
     """rank of the updates, with --lora"""
     alpha: float = 16.0
     """scale of the updates, with --lora; they are multiplied by alpha / rank"""
-    epochs: int = 3
-    """times through the examples"""
+    epochs: int | None = None
+    """times through the examples; if not given 3, or as many as make 100 steps"""
     steps: int | None = None
     """optimiser steps, instead of epochs"""
     batch_size: int = 16

@@ -552,7 +552,8 @@ def finetune(
             if e
         }
         train, val = packed["train"], packed.get("val")
-        steps = config.steps or max(1, config.epochs * (len(train) // min(config.batch_size, len(train))))
+        epoch = len(train) // min(config.batch_size, len(train))  # steps
+        steps = config.steps or (config.epochs * epoch if config.epochs else max(100, 3 * epoch))
         replay = (
             _base_batches(config.run, "train", config.batch_size, context, config.seed)
             if config.replay

@@ -408,6 +408,13 @@ def test_a_fine_tuned_run_answers_and_is_a_run(base: Path, lora: bool) -> None:
     assert not [p.name for p in base.iterdir() if p.name.startswith(".")]  # no lock, no half-made folder
 
 
+def test_a_small_file_is_learned_without_asking(base: Path) -> None:
+    """Three times through a few examples would be three steps."""
+    lines = quiet(config(base, "few", epochs=None))
+    assert any("steps: 100" in line for line in lines)
+    assert any("steps: 2" in line for line in quiet(config(base, "fewer", epochs=2, batch_size=1000)))
+
+
 def test_lora_says_how_little_learns(base: Path) -> None:
     lines = quiet(config(base, "little", lora=True, rank=2, steps=2))
     (line,) = [line for line in lines if "learn (rank 2)" in line]
