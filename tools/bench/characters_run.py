@@ -112,7 +112,9 @@ def fast(
     for step in range(steps):
         train_step(model, optimizers, batches, step, config, dtype)
         if step + 1 >= 0.8 * steps and (step + 1) % (steps // 20) == 0:
-            loss = whole_loss(model.eval(), val, length, every=10)  # the whole takes as long as some twenty steps
+            loss = whole_loss(
+                model.eval(), val, length, every=10
+            )  # the whole takes as long as some twenty steps
             if loss <= goal + 0.02 or step + 1 == steps:
                 loss = whole_loss(model, val, length)
             model.train()
