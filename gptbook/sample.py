@@ -469,9 +469,9 @@ def _matrix(linear: nn.Module, gain: Tensor | None, half: bool) -> Callable[[Ten
     return lambda x: F.linear(x, w, bias)
 
 
-def _unit(d: int, eps: float) -> Callable[[Tensor], Tensor]:
+def _unit(norm: RMSNorm) -> Callable[[Tensor], Tensor]:
     """x -> x / sqrt(|x|^2 + d eps) along the last dimension, of width d."""
-    rest = torch.tensor((d * eps) ** 0.5, dtype=torch.float64)
+    rest = norm.weight.new_tensor((norm.weight.numel() * norm.eps) ** 0.5)
     return lambda x: x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), rest)
 
 
@@ -479,8 +479,7 @@ def _normed(norm: nn.Module, linear: nn.Module, half: bool) -> tuple[Callable, C
     """A norm and the matrix behind it; the gain of an RMSNorm goes into the matrix."""
     if not isinstance(norm, RMSNorm):
         return norm, _matrix(linear, None, half)
-    d = norm.weight.numel()
-    return _unit(d, norm.eps), _matrix(linear, norm.weight * d**0.5, half)
+    return _unit(norm), _matrix(linear, norm.weight * norm.weight.numel() ** 0.5, half)
 
 # %% ../nbs/14_sample.ipynb #40dcc3b6
 class _DecodingBlock:
@@ -497,7 +496,7 @@ class _DecodingBlock:
         self.n_head, self.n_kv_head, self.d_k = a.n_head, a.n_kv_head, a.d_k
         self.unit = None
         if isinstance(a.q_norm, RMSNorm):
-            self.unit = _unit(self.d_k, a.q_norm.eps)
+            self.unit = _unit(a.q_norm)
             heads = [a.q_norm.weight.expand(a.n_head, -1), a.k_norm.weight.expand(a.n_kv_head, -1)]
             self.gain = torch.cat(heads) * self.d_k**0.5  # (h + h_kv, d_k)
 
@@ -535,6 +534,7 @@ class DecodingModel:
         one_of("precision", precision, ("auto", "fp32", "fp16"))
         on_cpu = model.embedding.weight.device.type == "cpu"
         half = on_cpu and torch.backends.quantized.engine in ("x86", "fbgemm")
+        half = half and hasattr(torch.ops.quantized, "linear_prepack_fp16")
         require(
             half or precision != "fp16", "this processor has no product of float16 matrices; use fp32 or auto"
         )
