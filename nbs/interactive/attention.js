@@ -4,7 +4,9 @@ gptbookPieces.kinds.attention = (root, { tokens, layers }, { el, svg, choice, sl
   const T = tokens.length, cell = Math.max(14, Math.min(30, Math.floor(400 / T))), longest = Math.max(...tokens.map((t) => t.length)), left = 24 + 7 * longest, top = 30 + 5 * longest;
   let layer = 0, head = 0, row = T - 1;
   const rects = [], bars = [], marks = [];
-  const picture = svg("svg", { viewBox: `0 0 ${left + T * cell + 230} ${top + T * cell + 8}`, role: "img" });
+  const width = left + T * cell + 230;
+  const picture = svg("svg", { viewBox: `0 0 ${width} ${top + T * cell + 8}`, role: "img" });
+  picture.style.minWidth = `${0.85 * width}px`;  // on a phone the box scrolls, and the labels can be read
   const at = (i) => top + i * cell, across = (j) => left + j * cell;
   tokens.forEach((token, i) => {
     const name = visible(token);
