@@ -44,6 +44,7 @@ _MODULES = {
     "training": ("Run", "book_model", "load_run", "train"),
     "sample": (
         "Choices",
+        "DecodingModel",
         "Pattern",
         "beam_search",
         "generate",
