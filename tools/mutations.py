@@ -104,8 +104,8 @@ MUTATIONS = [
     Mutation(
         "SwiGLU: gate and value exchanged",
         "feedforward.py",
-        "gate, value = self.up(x).chunk(2, dim=-1)",
-        "value, gate = self.up(x).chunk(2, dim=-1)",
+        "gate, value = up.chunk(2, dim=-1)",
+        "value, gate = up.chunk(2, dim=-1)",
         "tests/test_parity.py::test_logits_and_gradients_equal_transformers[llama]",
     ),
     Mutation(
