@@ -374,6 +374,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'gptbook.model.GPT.new_cache': ('model.html#gpt.new_cache', 'gptbook/model.py'),
                                'gptbook.model.GPT.num_params': ('model.html#gpt.num_params', 'gptbook/model.py'),
                                'gptbook.model.GPT.save_pretrained': ('model.html#gpt.save_pretrained', 'gptbook/model.py'),
+                               'gptbook.model.GPT.start': ('model.html#gpt.start', 'gptbook/model.py'),
                                'gptbook.model.count_params': ('model.html#count_params', 'gptbook/model.py'),
                                'gptbook.model.flops_per_token': ('model.html#flops_per_token', 'gptbook/model.py'),
                                'gptbook.model.load_weights': ('model.html#load_weights', 'gptbook/model.py')},

@@ -11,6 +11,7 @@ import os
 import re
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
@@ -78,7 +79,16 @@ class GPT(nn.Module):
         documents: Tensor | None = None,
     ) -> Tensor:
         """The vectors h_n after the last norm, (B, T) -> (B, T, d_model). Arguments as in `forward`."""
-        start = cache[0].length if cache else 0
+        x, look = self.start(ids, cache[0].length if cache else 0, padding, documents)
+        for i, block in enumerate(self.blocks):
+            x = block(x, cache=cache[i] if cache else None, **look)
+        return self.norm(x)
+
+    def start(
+        self, ids: Tensor, start: int = 0, padding: Tensor | None = None, documents: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """What the first block gets: h_0 (B, T, d_model) of tokens that follow ``start`` others, and the
+        ``rotary`` and ``mask`` of every block."""
         end = start + ids.shape[1]
         if isinstance(self.positions, LearnedPositions):
             self.positions.check(end)
@@ -102,10 +112,7 @@ class GPT(nn.Module):
             x = x + self.positions(positions, exact).to(x.dtype)
         elif self.positions is not None:
             x = x + self.positions(positions)
-        x = self.drop(x)
-        for i, block in enumerate(self.blocks):
-            x = block(x, rotary=rotary, cache=cache[i] if cache else None, mask=mask)
-        return self.norm(x)
+        return self.drop(x), {"rotary": rotary, "mask": mask}
 
     def forward(
         self,

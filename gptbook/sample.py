@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .attention import KVCache, scaled_dot_product_attention
 from .block import Block, RMSNorm
-from .embedding import LearnedPositions, RotaryPositions, SinusoidalPositions
+from .embedding import LearnedPositions, RotaryPositions
 from .model import GPT
 from .tokenizer import Tokenizer
 from .workshop.checks import one_of, require
@@ -556,20 +556,11 @@ class DecodingModel:
         """Logits (B, T, vocab_size), or (B, 1, vocab_size) with ``last_only``, as `GPT.forward`."""
         if ids.shape[1] != 1:
             return self.model(ids, cache=cache, padding=padding, last_only=last_only)
-        x, length = self.embedding(ids)[:, 0], cache[0].length  # (B, d)
-        position, mask = torch.tensor([length], device=x.device), None
-        if padding is not None:
-            mask = (torch.arange(length + 1, device=x.device) >= padding[:, None])[:, None, None]
-            position = length - padding  # (B,)
-        exact, rotary = torch.promote_types(x.dtype, torch.float32), None
-        if isinstance(self.positions, RotaryPositions):
-            cos, sin = self.positions(position, exact)  # (B or 1, d_k/2)
-            rotary = torch.cat([cos, cos], -1)[:, None], torch.cat([-sin, sin], -1)[:, None]
-            rotary = rotary[0].to(x.dtype), rotary[1].to(x.dtype)  # (B or 1, 1, d_k)
-        elif isinstance(self.positions, SinusoidalPositions):
-            x = x + self.positions(position, exact).to(x.dtype)
-        elif self.positions is not None:
-            x = x + self.positions(position)
+        x, look = self.model.start(ids, cache[0].length, padding)
+        x, rotary, mask = x[:, 0], look["rotary"], look["mask"]  # (B, d)
+        if rotary is not None:
+            cos, sin = (part[..., 0, :].to(x.dtype) for part in rotary)  # (d_k/2,) or (B, 1, d_k/2)
+            rotary = torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
         for block, layer in zip(self.blocks, cache):
             x = block(x, rotary, layer, mask)
         return self.head(self.norm(x))[:, None]
