@@ -9,7 +9,7 @@ __all__ = ['Measure', 'CLASSES', 'MARK', 'window_plan', 'score_tokens', 'nats', 
            'spread_windows', 'position_losses', 'token_classes', 'frequency_deciles', 'GroupLoss', 'group_losses',
            'top_choice', 'Calibration', 'calibration', 'fit_temperature', 'distinct_n', 'repetition', 'SuffixArray',
            'Copy', 'longest_copied', 'Sample', 'Report', 'measure_run', 'check_report_path', 'write_report',
-           'story_rows', 'trim', 'story_scores', 'StoryJudge', 'training_stories', 'world_measures']
+           'story_rows', 'trim', 'story_scores', 'Asked', 'StoryJudge', 'training_stories', 'world_measures']
 
 # %% ../nbs/15_evaluate.ipynb #bdb182f5
 import base64
@@ -18,6 +18,7 @@ import io
 import math
 import re
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -899,6 +900,18 @@ def story_scores(model: GPT, rows: Tensor, batch_size: int = 50) -> tuple[Tensor
     return torch.cat(nats), hits
 
 # %% ../nbs/15_evaluate.ipynb #judge2
+class Asked(NamedTuple):
+    """An answer in a `StoryJudge`'s rows: the tokens that hold it are the row's targets from ``begin`` to
+    before ``end``; the facts that it joins, the places that come into question, the kind of question."""
+
+    row: int
+    begin: int
+    end: int
+    facts: int
+    places: int
+    kind: str
+
+
 class StoryJudge:
     """Grades models on ``n`` stories that none was trained on, and on as many that each writes itself.
 
@@ -925,16 +938,12 @@ class StoryJudge:
         self.logprobs = (
             np.array([microworld.logprob(story, language) for story in stories]) if split == "val" else None
         )
-        self.answers = [(i, *answer) for i, story in enumerate(stories) for answer in self._answers(i, story)]
+        self.answers = [answer for i, story in enumerate(stories) for answer in self._answers(i, story)]
         self.known = training_stories(language) if known is None else known
 
-    def _answers(self, row: int, story: str) -> Iterator[tuple[int, int, int, int]]:
-        """(first column, one past the last column, facts joined, places in question) of the tokens that hold
-        each answer, in the row's targets.
-
-        Its full stop does not count: a token may join it to the line's end, and whether another question
-        follows is chance.
-        """
+    def _answers(self, row: int, story: str) -> Iterator[Asked]:
+        """The answers of a story. Its full stop does not count: a token may join it to the line's end, and
+        whether another question follows is chance."""
         ends = np.cumsum(
             [len(self.tokenizer.decode_bytes([token])) for token in self.rows[row, 1:].tolist() if token >= 0]
         )
@@ -942,18 +951,22 @@ class StoryJudge:
         for sentence in microworld.read(story, self.language)[0]:
             begin = story.index(sentence.text, told)
             told = begin + len(sentence.text)
+            if sentence.said.kind in microworld.QUESTION_KINDS:
+                kind = sentence.said.kind
             if sentence.hops:
                 first, last = (len(story[:place].encode()) for place in (begin, told - 1))
-                yield (
+                yield Asked(
+                    row,
                     int(np.searchsorted(ends, first, "right")),
                     int(np.searchsorted(ends, last, "left")) + 1,
                     sentence.hops,
                     sentence.places,
+                    kind,
                 )
 
     def read(self, model: GPT) -> dict[str, Any]:
         """Nats above the entropy, and the share of questions that are answered right,
-        also by the number of facts joined; of the answers to "Where is ...?" to which several places come
+        also by the number of facts joined and by the kind of question; of the answers to "Where is ...?" to which several places come
         into question by their kind, the share told apart, and what chance would tell."""
         fits = (self.rows >= 0).sum(1) - 1 <= model.config.context_length
         found: dict[str, Any] = {
@@ -969,23 +982,23 @@ class StoryJudge:
                 float(above.std(ddof=1) / math.sqrt(len(above))) if len(above) > 1 else None
             )
         place = (fits.cumsum(0) - 1).tolist()
-        by_facts: dict[int, list[bool]] = {}
+        by_facts: dict[int, list[bool]] = defaultdict(list)
+        by_kind: dict[str, list[bool]] = defaultdict(list)
         apart: list[tuple[bool, float]] = []
-        for row, begin, end, facts, places in self.answers:
-            if fits[row]:
-                right = bool(hits[place[row], begin:end].all())
-                by_facts.setdefault(facts, []).append(right)
-                if places > 1:
-                    apart.append((right, 1 / places))
+        for asked in self.answers:
+            if fits[asked.row]:
+                right = bool(hits[place[asked.row], asked.begin : asked.end].all())
+                by_facts[asked.facts].append(right)
+                by_kind[asked.kind].append(right)
+                if asked.places > 1:
+                    apart.append((right, 1 / asked.places))
         answers = [right for rights in by_facts.values() for right in rights]
         found |= _share("answered", sum(answers), len(answers))
         found |= _share("told_apart", sum(right for right, _ in apart), len(apart))
         found["told_apart_chance"] = sum(chance for _, chance in apart) / len(apart) if apart else None
-        return found | {
-            "answered_by_facts": {
-                str(facts): [sum(rights), len(rights)] for facts, rights in sorted(by_facts.items())
-            }
-        }
+        for name, groups in (("answered_by_facts", by_facts), ("answered_by_kind", by_kind)):
+            found[name] = {str(group): [sum(rights), len(rights)] for group, rights in sorted(groups.items())}
+        return found
 
     def write(self, model: GPT, seed: int = 0) -> dict[str, Any]:
         """Let the model write stories; the shares of grammatical sentences,

@@ -382,7 +382,10 @@ def test_judge_finds_the_answers(language: str) -> None:
     yeses = sum(
         story.count(yes.strip(" ")) for story in (microworld.sample(i, language, "val") for i in range(40))
     )
-    assert judge.read(Oracle(judge, 256, wrong=token))["answered"] == pytest.approx(1 - yeses / asked)
+    mistaken = judge.read(Oracle(judge, 256, wrong=token))
+    assert mistaken["answered"] == pytest.approx(1 - yeses / asked)
+    missed = {kind: n - right for kind, (right, n) in mistaken["answered_by_kind"].items()}
+    assert sum(missed.values()) == yeses and all(kind.startswith("is ") for kind in missed if missed[kind])
     short = judge.read(Oracle(judge, int((judge.rows >= 0).sum(1).median()) - 1))
     assert 0 < short["stories_measured"] < 40 and short["answered"] == 1.0
     long = StoryJudge(tokenizer, language, 5, split="long", known=frozenset())

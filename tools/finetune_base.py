@@ -1,6 +1,6 @@
 """Pre-train the small base model of chapter 17 into gptbook/models/reader, a run with weights in float16.
 
-Takes about four minutes on one core. The pre-training itself happens in --work and resumes if it was stopped;
+Takes about an hour on one core. The pre-training itself happens in --work and resumes if it was stopped;
 with --publish only what is there already is written out again.
 
     python tools/finetune_base.py [--work runs/reader] [--out gptbook/models/reader] [--publish]
@@ -11,19 +11,23 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from gptbook.config import TrainConfig
+from gptbook.data import TokenData, write_shard
 from gptbook.finetune import reading_matter
-from gptbook.training import train
+from gptbook.tokenizer import load_tokenizer
+from gptbook.training import read_metrics, train
 from gptbook.workshop.files import read_json, sha256_file, write_json
 
-DOCUMENTS = 6000
+DOCUMENTS = 60_000
 SETTINGS = {
-    "steps": 250, "batch_size": 32, "vocab_size": 1536, "warmup": 20, "eval_every": 100,
+    "steps": 6000, "batch_size": 32, "vocab_size": 1536, "warmup": 50, "eval_every": 500, "preset": "story",
     "n_layer": 4, "n_head": 4, "d_model": 128, "context_length": 128, "threads": 1,
 }  # fmt: skip
+KEPT = {"train": 280_000, "val": 32_000}  # tokens of its text that come with it, for `--replay` and `eval`
 
 
 def pretrain(work: Path) -> None:
@@ -48,16 +52,21 @@ def publish(run: Path, out: Path) -> None:
     save_file({}, target / "optimizer.safetensors")
     for name in ("config.json", "state.json"):
         shutil.copy(source / name, target / name)
-    shutil.copytree(run / "data", out / "data")
-    for name in ("tokenizer.json", "metrics.jsonl"):
-        shutil.copy(run / name, out / name)
+    (out / "data").mkdir()
+    tokenizer, sizes = load_tokenizer(run / "tokenizer.json"), {}
+    for split, most in KEPT.items():
+        ids = TokenData(run / "data", split).read(0, most)
+        ids = ids[: np.flatnonzero(ids == tokenizer.end_of_text)[-1] + 1]  # whole documents
+        write_shard(out / "data" / f"{split}-00000.bin", ids)
+        sizes[split] = len(tokenizer.decode_bytes(ids[ids != tokenizer.end_of_text].tolist()))
+    documents = {split: [] for split in KEPT}
+    write_json(out / "data" / "corpus.json", {"name": "reading", "bytes": sizes, "documents": documents})
+    shutil.copy(run / "tokenizer.json", out / "tokenizer.json")
+    looks = [json.dumps(line) + "\n" for line in read_metrics(run) if "val_loss" in line]
+    (out / "metrics.jsonl").write_text("".join(looks))
     paths = {"corpus": "reading", "out": out.name}
     info = read_json(run / "run.json")
-    corpus = read_json(run / "data" / "corpus.json")
     write_json(out / "run.json", info | {"train": info["train"] | paths})
-    write_json(
-        out / "data" / "corpus.json", corpus | {"name": "reading", "documents": {"train": [], "val": []}}
-    )
     sums = {path.name: sha256_file(path) for path in sorted(target.iterdir())}
     for which in ("best", "last"):
         write_json(out / f"{which}.json", pointer | {"sha256": sums})
