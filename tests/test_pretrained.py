@@ -561,6 +561,32 @@ def test_transformers_reads_our_gguf(
     same(logits_of(model, ids), logits_of(theirs, ids))
 
 
+@pytest.mark.parametrize("name", GGUF_CONFIGS)
+def test_llama_cpp_computes_the_same(name: str, bpe: BPETokenizer, tmp_path: Path) -> None:
+    """llama.cpp itself, where it is installed (pip compiles it, which takes some minutes)."""
+    llama_cpp = pytest.importorskip("llama_cpp", reason="needs llama.cpp: pip install llama-cpp-python")
+    model, path = build(CONFIGS[name]), tmp_path / "m.gguf"
+    save_gguf(model, bpe, path)
+    float32 = llama_cpp.GGML_TYPE_F32  # of the cache; by default float16
+    theirs = llama_cpp.Llama(
+        str(path),
+        n_ctx=64,
+        n_batch=64,
+        n_threads=1,
+        logits_all=True,
+        verbose=False,
+        type_k=float32,
+        type_v=float32,
+    )
+    ids = ids_for(model.config)[:1]
+    theirs.eval(ids[0].tolist())
+    logits = torch.from_numpy(theirs.scores[: ids.shape[1]])
+    # their GELU is read from a table of float16
+    same(logits_of(model, ids)[0], logits, 2e-3 if name.startswith("gpt2") else 2e-5)
+    for text in TEXTS:
+        assert theirs.tokenize(text.encode(), add_bos=False) == bpe.encode(text)
+
+
 def test_what_gguf_cannot_hold_is_refused(bpe: BPETokenizer, tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     with pytest.raises(ValueError, match="gelu"):
