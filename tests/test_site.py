@@ -102,8 +102,9 @@ def test_staging_for_quarto_loses_nothing_of_the_first_cell(tmp_path: Path) -> N
     assert first["cell_type"] == "raw" and "title: One" in "".join(first["source"])
     assert "output-file: one.html" in "".join(first["source"])
     assert "摘要" in "".join(second["source"])
-    preface = (tmp_path / "_proc" / "index.ipynb").read_text()
-    assert "A small book {.unnumbered}" in preface
+    assert (tmp_path / "_proc" / "index.qmd").read_text().startswith("# A small book {.unnumbered}\n")
+    assert "index.qmd" in (tmp_path / "_proc" / "_quarto.yml").read_text()
+    assert not (tmp_path / "_proc" / "index.ipynb").exists()
     assert "#| check: eq-one" in (tmp_path / "_proc" / "01_one.ipynb").read_text()
 
 

@@ -68,12 +68,15 @@ class Printer:
         return [{"t": "RawInline" if inline else "RawBlock", "c": ["typst", text]}]
 
     def on_math(self, node: pandoc.Node) -> pandoc.Node:
-        """Typst sets its own small spaces; TeX's negative ones would pull a bracket over the name before it."""
-        return (
-            {"t": "Math", "c": [node["c"][0], node["c"][1].replace(r"\!", "")]}
-            if self.kind == "pdf"
-            else node
+        """Typst sets its own small spaces; TeX's negative ones would pull a bracket over the name before it.
+        It sets none between a case and its condition."""
+        if self.kind != "pdf":
+            return node
+        tex = node["c"][1].replace(r"\!", "")
+        tex = re.sub(
+            r"\\begin\{cases\}.*?\\end\{cases\}", lambda m: m[0].replace("&", r"&\quad "), tex, flags=re.S
         )
+        return {"t": "Math", "c": [node["c"][0], tex]}
 
     # ---- inline ----------------------------------------------------------------------------------
 
@@ -331,6 +334,8 @@ def write(kind: str, site: Site | None = None, out: Path | None = None) -> Path:
     source = folder / "book.typ"
     for old, new in RENAMED.items():
         typst = typst.replace(old, new)
+    # a large sign, which Pandoc puts into a box of text, where its name would be letters
+    typst = re.sub(r"(#scale\([^)]*\))\[([a-z]+(?:\.[a-z]+)+)\]", r"\1[$\2$]", typst)
     source.write_text(typst.replace(str(site.root), ""), encoding="utf-8")
     import typst as compiler
 

@@ -5,6 +5,7 @@ import re
 
 from . import pandoc
 
+KINDS = {"eq": "Equation", "fig": "Figure", "tbl": "Table"}
 SIGNS = {
     "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "ne": "≠", "neq": "≠", "in": "∈", "notin": "∉", "infty": "∞", "sum": "∑",
     "prod": "∏", "int": "∫", "partial": "∂", "nabla": "∇", "cdot": "·", "times": "×", "odot": "⊙", "pm": "±", "approx": "≈",
@@ -27,6 +28,7 @@ def readable(tex: str) -> str:
     for _ in range(3):  # fractions in fractions
         tex = re.sub(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"(\1)/(\2)", tex)
         tex = re.sub(r"([_^])\{([^{}]*)\}", r"\1\2", tex)
+    tex = re.sub(r"\\[dt]?frac\s*(\d)\s*(\d)", r"\1/\2", tex)
     tex = re.sub(r"\\([A-Za-z]+) ?", lambda match: SIGNS.get(match[1], f" {match[1]} "), tex)
     return re.sub(r"\s+", " ", re.sub(r"[{}$\\]", "", tex)).strip()
 
@@ -64,14 +66,23 @@ def _math(node: pandoc.Node):
     return None
 
 
+def _named(text: str, names: dict[str, str]) -> str:
+    """A text whose references are words: ``@eq-softmax`` is ``Equation 6.2``; works that are cited are left out."""
+    text = re.sub(r"@((?:eq|fig|tbl|sec)-[\w-]*\w)", lambda match: names.get(match[1], ""), text)
+    return re.sub(r" ?\[@[^\]]*\]", "", text)
+
+
 def index(records: list[dict], glossary: list[dict], api: list[dict]) -> str:
     """The script ``search-index.js``. A script, because a page from ``file://`` may not fetch anything."""
-    entries = []
+    entries, names = [], {}
+    for record in records:
+        for label, data in record["labels"].items():
+            names[label] = f"{KINDS.get(data['kind'], 'Section')} {data.get('number') or ''}".strip()
     for record in records:
         chapter = f"{record['number']} {record['title']}".strip()
         for section in record["sections"]:
             url = record["url"] + ("#" + section["id"] if section["id"] else "")
-            entry = {"u": url, "p": chapter, "t": section["title"], "x": section["text"]}
+            entry = {"u": url, "p": chapter, "t": section["title"], "x": _named(section["text"], names)}
             if section["code"]:
                 entry["c"] = section["code"]
             entries.append(entry)
@@ -79,14 +90,14 @@ def index(records: list[dict], glossary: list[dict], api: list[dict]) -> str:
             if data["kind"] == "eq":
                 name = label.removeprefix("eq-").removeprefix("def-").replace("-", " ")
                 entries.append(
-                    {"u": f"{record['url']}#{label}", "p": chapter, "t": f"Equation {data['number']}: {name}",
+                    {"u": f"{record['url']}#{label}", "p": chapter, "t": f"{KINDS['eq']} {data['number']}: {name}",
                      "x": f"{data['section']}. {readable(data['tex'])}", "k": "formula"}
                 )  # fmt: skip
             elif data["kind"] in ("fig", "tbl"):
-                kind = {"fig": "Figure", "tbl": "Table"}[data["kind"]]
+                kind = KINDS[data["kind"]]
                 entries.append(
                     {"u": f"{record['url']}#{label}", "p": chapter, "t": f"{kind} {data['number']}",
-                     "x": data["text"], "k": kind.lower()}
+                     "x": _named(data["text"], names), "k": kind.lower()}
                 )  # fmt: skip
     urls = {record["source"]: record["url"] for record in records}
     for entry in glossary:

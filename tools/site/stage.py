@@ -64,8 +64,6 @@ def _process(path: Path, quarto: bool):
     first = next((c for c in nb.cells if c.cell_type == "markdown"), None)
     if first is not None and (parts := split_title(first.source)):
         title, question, rest = parts
-        if quarto and path.name == "index.ipynb":
-            title += " {.unnumbered}"  # else Quarto would count the preface as chapter 1
         first.source = f"# {title}\n" + (f"\n> {question}\n" if question else "")
         if rest.strip():
             cell = mk_cell(rest, "markdown")
@@ -75,6 +73,9 @@ def _process(path: Path, quarto: bool):
         for cell in nb.cells:
             if cell.cell_type == "markdown":
                 cell.source = re.sub(r"^(```+) ?mermaid$", r"\1{mermaid}", cell.source, flags=re.M)
+                cell.source = cell.source.replace(
+                    "](index.ipynb", "](index.qmd"
+                )  # what `preface` makes of it
     front = [FrontmatterProc] if quarto else []
     steps = [*front, populate_language, strip_ansi, hide_line, clean_magics, rm_export, hide_]
     NBProcessor(nb=nb, procs=steps, rm_directives="quarto" if quarto else True).process()
@@ -103,6 +104,17 @@ def staged(path: Path) -> list[StagedCell]:
     return cells
 
 
+def preface(path: Path) -> str:
+    """The preface as Markdown. Quarto leaves a chapter without a number only if its heading says so in a file
+    of Markdown; a notebook would be chapter 1, and every number after it would be off by one."""
+    cells = _process(path, quarto=False).cells
+    if any(cell.cell_type != "markdown" for cell in cells):
+        raise ValueError(f"{path.name}: the preface is words only")
+    first, *rest = (cell.source for cell in cells)
+    title, _, question = first.partition("\n")
+    return "\n\n".join([f"{title} {{.unnumbered}}", question.strip(), *rest]) + "\n"
+
+
 def write_for_quarto(outline: Outline, target: Path, katex: Path | None = None) -> None:
     """Write staged notebooks, ``_quarto.yml`` and all other files of ``nbs`` into ``target``, KaTeX beside them."""
     from fastcore.nbio import write_nb
@@ -110,13 +122,16 @@ def write_for_quarto(outline: Outline, target: Path, katex: Path | None = None) 
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(outline.nbs, target, ignore=shutil.ignore_patterns("*.ipynb", ".ipynb_checkpoints"))
     for page in outline.pages:
-        if page.source.endswith(".ipynb"):
+        if page.source == "index.ipynb":
+            (target / "index.qmd").write_text(preface(outline.nbs / page.source), encoding="utf-8")
+        elif page.source.endswith(".ipynb"):
             nb = _process(outline.nbs / page.source, quarto=True)
             for cell in nb.cells:
                 cell.metadata.pop("number", None)
             (target / page.source).parent.mkdir(parents=True, exist_ok=True)
             write_nb(nb, target / page.source)
-    shutil.copy2(outline.root / "_quarto.yml", target / "_quarto.yml")
+    book = (outline.root / "_quarto.yml").read_text(encoding="utf-8")
+    (target / "_quarto.yml").write_text(book.replace("index.ipynb", "index.qmd"), encoding="utf-8")
     if katex is not None:
         shutil.copytree(katex, target / "katex")
     for folder in {page.source.rpartition("/")[0] for page in outline.pages} - {""}:

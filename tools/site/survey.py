@@ -30,7 +30,7 @@ class Survey:
         self.counts = {"eq": 0, "fig": 0, "tbl": 0}
         self.heading = [0] * 7
         self.record: dict = {
-            "source": page.source, "url": page.url, "number": page.number, "title": title, "question": question,
+            "source": page.source, "url": page.url, "number": page.number, "title": title, "question": question.replace("`", ""),
             "labels": {}, "anchors": [], "checks": [], "defines": {}, "imports": [], "headings": [], "cites": [],
             "words": 0, "formulas": 0, "code_lines": 0, "runs": "",
         }  # fmt: skip

@@ -132,12 +132,20 @@
     owner = null;
     peek.hidden = true;
   };
+  document.addEventListener("click", (event) => {
+    if (owner && !event.target.closest("#peek, a, .term")) shut();
+  });
   const later = (action, wait) => { clearTimeout(timer); timer = setTimeout(action, wait); };
   for (const link of all("a.ref, .term, a[role=doc-biblioref], a.footnote-ref")) {
     link.addEventListener("mouseenter", () => later(() => open(link), 120));
     link.addEventListener("mouseleave", () => later(shut, 180));
     link.addEventListener("focus", () => { if (link.matches(":focus-visible")) open(link); });
     link.addEventListener("blur", shut);
+    link.addEventListener("click", (event) => { // a finger cannot hover: the first touch shows, the second follows
+      if (!matchMedia("(hover: none)").matches || owner === link) return;
+      open(link);
+      if (owner === link) event.preventDefault();
+    });
   }
   peek.addEventListener("mouseenter", () => clearTimeout(timer));
   peek.addEventListener("mouseleave", () => later(shut, 120));
