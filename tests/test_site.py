@@ -511,6 +511,7 @@ def test_search_index_has_text_code_formulas_terms_and_names(site: Path) -> None
     }
     first = next(e for e in entries if e["t"] == "First")
     assert "unit" in first["x"] and "def double" in first["c"]
+    assert not any(re.search(r"@(eq|fig|tbl|sec)-", entry["x"]) for entry in entries)
 
 
 @pytest.mark.parametrize(
@@ -518,6 +519,7 @@ def test_search_index_has_text_code_formulas_terms_and_names(site: Path) -> None
     [
         (r"\mathbf Q\mathbf K^\top", "Q K^ᵀ"),
         (r"\dfrac{e^{s_j}}{\sum_i e^{s_i}}\le 1", "(e^s_j)/(∑_i e^s_i)≤1"),
+        (r"\tfrac12 x", "1/2 x"),
         (r"\operatorname{softmax}\!\left(x\right)", "softmax (x )"),
         (r"\begin{cases} 1 & x\ge 0 \\ 0 \end{cases}", "1 x≥0 0"),
     ],

@@ -70,10 +70,11 @@ def browser() -> Iterator:
 class Visit:
     """One page in a window of a size and a theme, with all it asks for and complains about."""
 
-    def __init__(self, browser, width: int = 1440, theme: str = "light") -> None:
+    def __init__(self, browser, width: int = 1440, theme: str = "light", touch: bool = False) -> None:
         self.context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=theme, reduced_motion="reduce"
-        )
+            viewport={"width": width, "height": 900}, color_scheme=theme, reduced_motion="reduce",
+            has_touch=touch, is_mobile=touch,
+        )  # fmt: skip
         self.page = self.context.new_page()
         self.complaints: list[str] = []
         self.requests: list[str] = []
@@ -253,6 +254,25 @@ def test_a_term_shows_its_chinese_and_a_citation_its_source(browser, site: Path)
         v.page.mouse.move(0, 0)
         v.page.locator("main a[role=doc-biblioref]").first.hover()
         v.page.wait_for_selector("#peek .csl-entry")
+
+
+def test_the_first_touch_of_a_term_shows_it_and_the_second_follows(browser, site: Path) -> None:
+    url = (site / "attention.html").as_uri()
+    with visit(browser, url, width=390, touch=True) as v:
+        term = v.page.locator(".term:visible").first
+        term.tap()
+        v.page.wait_for_selector("#peek [lang=zh]")
+        assert v.page.url == url
+        term.tap()
+        v.page.wait_for_url(lambda now: now != url)
+
+
+def test_print_is_dark_on_white_in_any_theme(browser, site: Path) -> None:
+    for theme in ("light", "dark"):
+        with visit(browser, (site / "attention.html").as_uri(), theme=theme) as v:
+            v.page.emulate_media(media="print")
+            colour = "getComputedStyle(document.body).color"
+            assert v.page.evaluate(colour) == "rgb(0, 0, 0)", theme
 
 
 def test_folded_solutions_open_when_something_in_them_is_wanted(browser, site: Path) -> None:

@@ -55,3 +55,5 @@ def test_pdf(tmp_path: Path) -> None:
     prose = re.sub(r"`[^`]*`|#raw\(.*?\)", "", prose)
     assert not LATEX.findall(prose)
     assert len(re.findall(r"#numbered\(", source)) > 150
+    assert "[$floor.l$]" in source and "[floor.l]" not in source, "a large sign, not its name in letters"
+    assert "& quad c < 2^7" in source, "a gap between a case and its condition"
