@@ -119,13 +119,21 @@
     if (!inside) return;
     owner = link;
     peek.replaceChildren(inside);
+    for (const e of all(".output-text, pre", peek)) if (one("img", peek)) e.remove(); // of a figure the picture is wanted
     peek.hidden = false;
+    place(link);
+    for (const picture of all("img", peek)) picture.addEventListener("load", () => { if (owner === link) place(link); });
+    link.setAttribute("aria-describedby", "peek");
+  };
+  const place = (link) => {
+    peek.style.maxHeight = "";
     const at = link.getBoundingClientRect(), size = peek.getBoundingClientRect();
     const left = Math.max(12, Math.min(at.left, root.clientWidth - size.width - 12));
-    const below = at.bottom + size.height + 16 < innerHeight || at.top < size.height + 70;
+    const under = innerHeight - at.bottom - 16, over = at.top - 70; // the bar is above
+    const below = size.height < under || under > over, height = Math.min(size.height, below ? under : over);
+    peek.style.maxHeight = `${height}px`;
     peek.style.left = `${left + scrollX}px`;
-    peek.style.top = `${(below ? at.bottom + 8 : at.top - size.height - 8) + scrollY}px`;
-    link.setAttribute("aria-describedby", "peek");
+    peek.style.top = `${(below ? at.bottom + 8 : at.top - height - 8) + scrollY}px`;
   };
   const shut = () => {
     owner?.removeAttribute("aria-describedby");
