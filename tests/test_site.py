@@ -13,7 +13,7 @@ from bookfiles import ROOT
 from lxml import etree, html
 from sitebook import CHAPTERS, PNG, SVG, code, markdown, printed, shown, write_book
 
-from tools.site import api, audit, build, documents, search, vendor
+from tools.site import api, audit, build, documents, resolve, search, vendor
 from tools.site.outline import Page, read_outline
 from tools.site.stage import BookError, split_title, staged, write_for_quarto
 
@@ -526,3 +526,12 @@ def test_search_index_has_text_code_formulas_terms_and_names(site: Path) -> None
 )
 def test_formulas_as_words(tex: str, words: str) -> None:
     assert search.readable(tex) == words
+
+
+def test_mathml_as_browsers_read_it() -> None:
+    bold, real = '<mi mathvariant="bold">x</mi>', '<mi mathvariant="double-struck">R</mi>'
+    assert resolve.mathml_core(bold + real) == "<mi>𝐱</mi><mi>ℝ</mi>"
+    name = "<mi>ln</mi><mo>\u2061</mo>"
+    assert "mspace" in resolve.mathml_core(name + "<mi>q</mi>")
+    for after in ('<mo stretchy="false">(</mo>', "</mrow>"):
+        assert resolve.mathml_core(name + after) == name + after

@@ -1,8 +1,10 @@
 """Second pass: with the whole book's labels known, turn a page's tree into what the HTML page shows."""
 
+import contextlib
 import html as escape
 import posixpath
 import re
+import unicodedata
 from dataclasses import dataclass, field
 
 from pygments import highlight
@@ -67,6 +69,27 @@ class Context:
         for entry in self.glossary:
             for name in [entry["term"], *entry.get("also", ())]:
                 self.terms[" ".join(name.casefold().split())] = entry
+
+
+def mathml_core(math: str) -> str:
+    """What browsers ignore in MathML, said so that they do not: a letter's style by the letter's own code point,
+    and the small space between the name of a function and a letter, a fraction or a sum after it."""
+
+    def letter(style: str, one: str) -> str:
+        name = unicodedata.name(one, "").replace("LATIN ", "").replace("GREEK ", "").replace("LETTER ", "")
+        for word in (f"MATHEMATICAL {style} {name}", f"{style} {name}"):  # ℝ and its like are older
+            with contextlib.suppress(KeyError):
+                return unicodedata.lookup(word)
+        return one
+
+    def styled(match: re.Match) -> str:
+        style = match[2].upper().replace("-", " ") if match[2] != "double-struck" else "DOUBLE-STRUCK"
+        return f"<{match[1]}>{''.join(letter(style, one) for one in match[3])}</{match[1]}>"
+
+    styles = "bold|bold-italic|double-struck|script|fraktur|sans-serif"
+    math = re.sub(rf'<(m[ino]) mathvariant="({styles})">([^<&]+)</\1>', styled, math)
+    space = '<mspace width="0.1667em"></mspace>'
+    return re.sub(r"<mo>\u2061</mo>(?!<mo|</mrow)", f"<mo>\u2061</mo>{space}", math)
 
 
 class Resolver:
@@ -134,7 +157,7 @@ class Resolver:
         except BookError as error:
             self.fail(str(error))
         if self.lean and (found := re.search(r"<math\b.*?</math>", drawn, flags=re.S)):
-            drawn = f'<span class="mathml">{found[0]}</span>'
+            drawn = f'<span class="mathml">{mathml_core(found[0])}</span>'
         if kind == "display":
             tex = escape.escape(node["c"][1].strip(), quote=True)
             drawn = f'<span class="formula" tabindex="0" role="group" aria-label="Formula" data-tex="{tex}">{drawn}</span>'
