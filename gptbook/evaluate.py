@@ -966,8 +966,9 @@ class StoryJudge:
 
     def read(self, model: GPT) -> dict[str, Any]:
         """Nats above the entropy, and the share of questions that are answered right,
-        also by the number of facts joined and by the kind of question; of the answers to "Where is ...?" to which several places come
-        into question by their kind, the share told apart, and what chance would tell."""
+        also by the number of facts joined and by the kind of question; of the answers to "Where is ...?" to
+        which several places come into question by their kind, the share told apart, and what chance would
+        tell."""
         fits = (self.rows >= 0).sum(1) - 1 <= model.config.context_length
         found: dict[str, Any] = {
             "nats_above_entropy": None,

@@ -4,8 +4,8 @@ import json
 import re
 
 from . import pandoc
+from .survey import KINDS
 
-KINDS = {"eq": "Equation", "fig": "Figure", "tbl": "Table"}
 SIGNS = {
     "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "ne": "≠", "neq": "≠", "in": "∈", "notin": "∉", "infty": "∞", "sum": "∑",
     "prod": "∏", "int": "∫", "partial": "∂", "nabla": "∇", "cdot": "·", "times": "×", "odot": "⊙", "pm": "±", "approx": "≈",
@@ -77,7 +77,7 @@ def index(records: list[dict], glossary: list[dict], api: list[dict]) -> str:
     entries, names = [], {}
     for record in records:
         for label, data in record["labels"].items():
-            names[label] = f"{KINDS.get(data['kind'], 'Section')} {data.get('number') or ''}".strip()
+            names[label] = f"{KINDS[data['kind']]} {data.get('number') or ''}".strip()
     for record in records:
         chapter = f"{record['number']} {record['title']}".strip()
         for section in record["sections"]:

@@ -109,7 +109,7 @@ def preface(path: Path) -> str:
     of Markdown; a notebook would be chapter 1, and every number after it would be off by one."""
     cells = _process(path, quarto=False).cells
     if any(cell.cell_type != "markdown" for cell in cells):
-        raise ValueError(f"{path.name}: the preface is words only")
+        raise BookError(f"{path.name}: the preface is words only")
     first, *rest = (cell.source for cell in cells)
     title, _, question = first.partition("\n")
     return "\n\n".join([f"{title} {{.unnumbered}}", question.strip(), *rest]) + "\n"

@@ -95,7 +95,7 @@
   const copied = (element) => {
     const clone = element.cloneNode(true);
     for (const e of [clone, ...all("[id]", clone)]) e.removeAttribute("id");
-    for (const e of all(".side, .copy, .anchor, .footnote-back", clone)) e.remove();
+    for (const e of all(".side, .copy, .anchor, .footnote-back, :scope > pre.output", clone)) e.remove();
     return clone;
   };
   const content = (link) => {
@@ -119,7 +119,6 @@
     if (!inside) return;
     owner = link;
     peek.replaceChildren(inside);
-    for (const e of all(".output-text, pre", peek)) if (one("img", peek)) e.remove(); // of a figure the picture is wanted
     peek.hidden = false;
     place(link);
     for (const picture of all("img", peek)) picture.addEventListener("load", () => { if (owner === link) place(link); });
