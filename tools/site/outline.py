@@ -9,6 +9,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 
+KINDS = {"eq": "Equation", "fig": "Figure", "tbl": "Table", "sec": "Section"}  # what a label may begin with
+
 
 @dataclass(frozen=True)
 class Page:

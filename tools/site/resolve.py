@@ -13,9 +13,8 @@ from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
 from . import pandoc
-from .outline import Page
+from .outline import KINDS, Page
 from .stage import BookError
-from .survey import KINDS
 from .vendor import Drawings, diagram
 
 CHECKED = {

@@ -4,7 +4,7 @@ import json
 import re
 
 from . import pandoc
-from .survey import KINDS
+from .outline import KINDS
 
 SIGNS = {
     "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "ne": "≠", "neq": "≠", "in": "∈", "notin": "∉", "infty": "∞", "sum": "∑",

@@ -9,7 +9,6 @@ from .outline import Page
 from .search import sections
 from .stage import BookError
 
-KINDS = {"eq": "Equation", "fig": "Figure", "tbl": "Table", "sec": "Section"}
 LABEL = re.compile(r"\{#(eq-[\w-]+)\}(.*)$", flags=re.S)
 _PARSING = (
     threading.Lock()
