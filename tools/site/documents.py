@@ -10,10 +10,9 @@ from . import pandoc
 from .assemble import png_size
 from .build import Site
 from .cover import art, front
-from .outline import Page
+from .outline import KINDS, Page
 from .resolve import CHECKED, MARGIN, Context, around, mermaid_title
 from .stage import BookError
-from .survey import KINDS
 from .vendor import CACHE, HERE, Drawings, diagram, fetch
 
 CHINESE = "@fontsource/noto-serif-sc/files/noto-serif-sc-chinese-simplified-400-normal.woff"
