@@ -417,6 +417,20 @@ def test_a_table_has_the_widths_of_its_content_and_its_caption_beside_it(tmp_pat
     )  # the table is what it printed
 
 
+def test_a_table_of_words_can_be_stacked_and_one_of_numbers_not(tmp_path: Path) -> None:
+    row = "| a $x$ | " + "word " * 30 + "|  |\n"
+    words, numbers = (
+        "|{} | what | |\n|{}|--|--|\n".format(*start) for start in ((" name", ":--"), (" n", "--:"))
+    )
+    cells = [markdown("# Two"), markdown(words + row), markdown(numbers + row)]
+    stacked, other = page(build_book(tmp_path, {"02_two.ipynb": cells}), "two.html").iter("table")
+    assert "stack" in stacked.getparent().get("class") and "stack" not in other.getparent().get("class")
+    roles = {e.tag: e.get("role") for e in stacked.iter()}
+    assert roles["thead"] == roles["tbody"] == "rowgroup"
+    assert (roles["table"], roles["tr"], roles["th"], roles["td"]) == ("table", "row", "columnheader", "cell")
+    assert [td.get("data-label") for td in stacked.iter("td")] == ["name", "what", None]
+
+
 def test_a_wide_picture_can_be_moved(tmp_path: Path) -> None:
     root = write_book(tmp_path)
     (root / "nbs" / "map.svg").write_text(SVG.replace("0 0 1 1", "0 0 900 300"))

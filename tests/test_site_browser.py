@@ -316,6 +316,24 @@ def test_wide_things_scroll_in_their_box_on_a_phone(browser, site: Path) -> None
         assert v.page.evaluate(f"{boxes}.filter(e => e.scrollWidth > e.clientWidth).length") > 10
 
 
+@pytest.mark.parametrize(
+    ("name", "column"), [("a_notation.html", "meaning"), ("d_article.html", "what we found")]
+)
+def test_tables_of_words_need_no_scrolling_on_a_phone(name: str, column: str, browser, site: Path) -> None:
+    with visit(browser, (site / name).as_uri(), width=390) as v:
+        tables = v.page.locator(".stack")
+        assert tables.count() > 3
+        assert max(tables.evaluate_all("all => all.map((e) => e.scrollWidth - e.clientWidth)")) <= 1
+        said = tables.last.locator("td:nth-child(3)").first.evaluate(
+            "e => getComputedStyle(e, '::before').content"
+        )
+        assert said not in ("none", "normal", '""')
+        assert (
+            v.page.get_by_role("columnheader", name=column).count()
+            and v.page.get_by_role("cell").count() > 50
+        )
+
+
 BESIDE = """note => {
   const [at, text] = [note, document.querySelector(".content > p")].map((e) => e.getBoundingClientRect());
   return { beyond: at.left - text.right, room: innerWidth - at.right, width: at.width };

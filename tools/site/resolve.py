@@ -29,6 +29,7 @@ LEFTOVER = re.compile(r"@(?:eq|fig|tbl|sec)-|\{#|^:::|^#\||\[\^[\w-]+\]|\{\.[a-z
 FOOTNOTES = "<!--footnotes-->"  # where they go: before the references
 MARGIN = {"aside", "column-margin"}  # Quarto's names for what stands beside the text
 WIDE_PICTURE = 500  # pixels; what is wider may be read by scrolling on a phone
+STACKED = 60  # characters in a row on average, from which a table of words is a list of blocks on a phone
 GLUED = 24  # characters of TeX; a longer formula may need its own breaks on a phone
 # What may not be torn off a formula by the end of a line: an opening bracket before, punctuation or "th" after.
 BEFORE, AFTER = re.compile(r"[(\[“‘]+$"), re.compile(r"^(?:[’']s\b|[a-z]{1,3}\b)?[^\w\s]*")
@@ -419,6 +420,10 @@ class Resolver:
         columns = [[align, {"t": "ColWidthDefault"}] for align, _ in columns]
         table = {"t": "Table", "c": self.walk_without_terms([identifier, caption, columns, *rows])}
         classes = ["scroll", "prose"] if prose else ["scroll"]
+        if of_words(node):
+            names = [" ".join(pandoc.plain(cell[4]).split()) for cell in rows[0][1][0][1]]
+            stack(table, names)
+            classes.append("stack")
         return [pandoc.div(pandoc.attr("", classes, tabindex="0", role="group", aria_label="Table"), [table])]
 
     def on_div(self, node: pandoc.Node):
@@ -502,6 +507,32 @@ class Resolver:
             return [pandoc.html(start), *inner, pandoc.html("</div></details>")]
         start = f'<aside class="callout {kind}"{name}{lang} aria-label="{title}"><p class="callout-title">{title}</p>'
         return [pandoc.html(start), *inner, pandoc.html("</aside>")]
+
+
+def of_words(table: pandoc.Node) -> bool:
+    """Whether a table is one of words, in three columns or more, that says much in a row."""
+    columns, head, bodies = table["c"][2:5]
+    rows = [row for body in bodies for row in body[3]]
+    if len(columns) < 3 or len(head[1]) != 1 or any(align["t"] == "AlignRight" for align, _ in columns):
+        return False
+    return sum(len(pandoc.plain(row[1])) for row in rows) > STACKED * len(rows)
+
+
+def stack(table: pandoc.Node, names: list[str]) -> None:
+    """Make a table ready to be shown as a block for each row: its cells carry the name of their column, and all
+    of it the role that a change of ``display`` would take from it."""
+    attributes, _, _, head, bodies, _ = table["c"]
+    attributes[2].append(["role", "table"])
+    for part in (head, *bodies):
+        part[0][2].append(["role", "rowgroup"])
+    for row in (*head[1], *(row for body in bodies for row in body[3])):
+        row[0][2].append(["role", "row"])
+    for cell in head[1][0][1]:
+        cell[0][2].append(["role", "columnheader"])
+    for body in bodies:
+        for row in body[3]:
+            for name, cell in zip(names, row[1]):
+                cell[0][2] += [["role", "cell"], *([["data-label", name]] if name else [])]
 
 
 def around(kind: str, blocks: list[pandoc.Node]) -> tuple[list[pandoc.Node], list[pandoc.Node]]:
