@@ -267,6 +267,28 @@ def test_the_first_touch_of_a_term_shows_it_and_the_second_follows(browser, site
         v.page.wait_for_url(lambda now: now != url)
 
 
+INKED = """all => all.map((e) => {
+    const look = getComputedStyle(e), light = Number(/brightness\\((.+)\\)/.exec(look.filter)?.[1] ?? 1);
+    const back = [look, getComputedStyle(document.body)].map((e) => e.backgroundColor);
+    const [r, g, b] = (back[0] === "rgba(0, 0, 0, 0)" ? back[1] : back[0]).match(/\\d+/g).map(Number);
+    const bright = (c) => (c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+    const paper = 0.2126 * bright(r) + 0.7152 * bright(g) + 0.0722 * bright(b), ink = bright(0x76 * light);
+    return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+})"""
+
+
+@pytest.mark.parametrize(("theme", "media"), [("light", "screen"), ("dark", "screen"), ("dark", "print")])
+@pytest.mark.parametrize("name", ["interpret.html", "model.html"])  # shades and lines, a drawing by hand
+def test_ink_of_figures_has_contrast(name: str, theme: str, media: str, browser, site: Path) -> None:
+    from gptbook.workshop.plotting import INK
+
+    assert INK == "#767676"  # as in INKED
+    with visit(browser, (site / name).as_uri(), theme=theme) as v:
+        v.page.emulate_media(media=media)
+        found = v.page.locator("main .content img").evaluate_all(INKED)
+        assert found and min(found) >= 4.5, found
+
+
 def test_print_is_dark_on_white_in_any_theme(browser, site: Path) -> None:
     for theme in ("light", "dark"):
         with visit(browser, (site / "attention.html").as_uri(), theme=theme) as v:

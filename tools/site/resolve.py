@@ -274,6 +274,7 @@ class Resolver:
             self.fail(f"a picture from elsewhere: {url}")
         if not url.startswith("figures/"):
             url = posixpath.normpath(posixpath.join(posixpath.dirname(self.page.source), url))
+            classes = [*classes, "drawn"] if url.endswith(".svg") else classes  # in the figures' ink
         self.images.append(url)
         options = dict(pairs)
         if "fig-alt" in options:
