@@ -27,6 +27,21 @@ def run(path: Path, cell_timeout: int = 900) -> str:
     return ""
 
 
+def watch(folder: Path) -> set[str]:
+    """The files below a folder that are opened from now on, as paths from there."""
+    seen: set[str] = set()
+    start = f"{folder}{os.sep}"
+
+    def note(event: str, arguments: tuple) -> None:
+        if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
+            path = os.path.abspath(os.fsdecode(arguments[0]))
+            if path.startswith(start):
+                seen.add(path.removeprefix(start).replace(os.sep, "/"))
+
+    sys.addaudithook(note)
+    return seen
+
+
 def traceback_of(error: BaseException) -> str:
     """The traceback from the cell on, without the frames of the machinery that ran it."""
     import traceback
@@ -39,7 +54,10 @@ def traceback_of(error: BaseException) -> str:
 
 if __name__ == "__main__":
     os.environ["IN_TEST"] = "1"  # as nbdev-test does
-    start = time.perf_counter()
-    failure = run(Path(sys.argv[1]).resolve())
+    start, notebook = time.perf_counter(), Path(sys.argv[1]).resolve()
+    nbs = next(folder for folder in notebook.parents if folder.name == "nbs")
+    opened = watch(nbs)
+    failure = run(notebook)
     print(failure or f"passed in {time.perf_counter() - start:.1f} s", flush=True)
+    print(f"opened: {' '.join(sorted(opened))}", flush=True)
     os._exit(bool(failure))  # without waiting for threads that a failed cell left behind

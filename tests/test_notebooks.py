@@ -10,6 +10,7 @@ import pytest
 from bookfiles import notebooks
 
 from gptbook.workshop.notebooks import Notebook
+from tools.site.download import companions
 
 # About how long they take, in seconds. The longest goes first, so that two workers end together; a new one is
 # taken to be long.
@@ -78,6 +79,10 @@ def test_notebook(notebook: Notebook, book: Path, root: Path) -> None:
     )
     if done.returncode:
         pytest.fail(f"{done.stdout}\n{done.stderr[-4000:]}", pytrace=False)
+    opened = {*done.stdout.rpartition("opened: ")[2].split()} - {notebook.name}
+    opened = {name for name in opened if f"nbs/{name}" in before and not name.startswith("interactive/")}
+    with_it = companions(book / "nbs" / notebook.name, book / "nbs")
+    assert with_it is None or opened <= set(with_it), f"{notebook.name} opens {opened}, not in its download"
     after = contents(book)
     changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     for name in after.keys() - before.keys():  # the next notebook starts from the same folder

@@ -13,7 +13,7 @@ from bookfiles import ROOT
 from lxml import etree, html
 from sitebook import CHAPTERS, PNG, SVG, code, markdown, printed, shown, write_book
 
-from tools.site import api, audit, build, documents, resolve, search, vendor
+from tools.site import api, audit, build, documents, download, resolve, search, vendor
 from tools.site.outline import Page, read_outline
 from tools.site.stage import BookError, split_title, staged, write_for_quarto
 
@@ -206,6 +206,74 @@ def test_colab_and_source_only_with_an_address(tmp_path: Path) -> None:
     assert [*cells[:1], *cells[2:]] == json.loads(original)["cells"]
     source = page(site, "c_api.html").xpath("//a[text()='source']/@href")
     assert source == ["https://github.com/them/book/blob/main/gptbook/one.py#L7"]
+
+
+READING = code(
+    "import json\nfrom pathlib import Path\n%time\n"
+    "old = json.loads((Path('results') / 'old.json').read_text())\n"
+    "words = Path('glossary.json').read_text()\nfirst = Path(f'{\"01_one\"}.ipynb').read_text()"
+)
+
+
+def reading_book(root: Path) -> Path:
+    """The small book, in which chapter 2 reads three files and appendix B all of them."""
+    (root / "nbs" / "results").mkdir(parents=True)
+    (root / "nbs" / "results" / "old.json").write_text("1")
+    (root / "nbs" / "results" / "other.json").write_text("2")
+    whole = [markdown("# B"), code("from gptbook.workshop.ledger import formulas\nformulas('.')")]
+    chapter = [*CHAPTERS["02_two.ipynb"], READING]
+    return build_book(root, {"02_two.ipynb": chapter, "B_more.ipynb": whole})
+
+
+def test_what_a_notebook_reads_is_downloaded_with_it(tmp_path: Path) -> None:
+    site = reading_book(tmp_path)
+    links = {n: page(site, n).xpath("//a[@download]")[0] for n in ("one.html", "two.html", "b_more.html")}
+    urls = [link.get("href") for link in links.values()]
+    assert urls == ["notebooks/01_one.ipynb", "notebooks/02_two.zip", "notebooks/all-notebooks.zip"]
+    assert text(links["two.html"]) == "Download notebook with its data (zip)"
+    with zipfile.ZipFile(site / urls[1]) as packed:
+        names = {name.removeprefix("02_two/") for name in packed.namelist()}
+        assert packed.read("02_two/results/old.json") == b"1"
+    assert names == {"02_two.ipynb", "01_one.ipynb", "glossary.json", "results/old.json"}
+    with zipfile.ZipFile(site / urls[2]) as packed:
+        assert {f"all-notebooks/{n}" for n in (*names, "results/other.json")} < set(packed.namelist())
+    (tmp_path / "nbs" / "results" / "old.json").write_text("3")
+    assert build.Site(read_outline(tmp_path)).build()
+    with zipfile.ZipFile(site / urls[1]) as packed:
+        assert packed.read("02_two/results/old.json") == b"3"
+
+
+def test_in_colab_a_chapter_fetches_what_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading_book(tmp_path)
+    (tmp_path / "settings.ini").write_text("[DEFAULT]\nrepository = https://github.com/them/book\n")
+    site = build.Site(read_outline(tmp_path))
+    branch = {path.relative_to(site.target / "notebooks").as_posix(): path for path in site.chapters()}
+    first = "".join(json.loads(branch["02_two.ipynb"].read_text())["cells"][1]["source"])
+    raw = "https://raw.githubusercontent.com/them/book/colab/"
+    fetched = lambda url, path: shutil.copy(branch[url.removeprefix(raw)], path)  # noqa: E731
+    monkeypatch.setattr("urllib.request.urlretrieve", fetched)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    exec(re.sub(r"^ *%pip.*$", "    raise ImportError", first, flags=re.M), {})
+    exec("".join(READING["source"]).replace("%time", ""), {})
+    assert "urllib" not in branch["01_one.ipynb"].read_text()
+
+
+def test_downloads_of_the_book_hold_what_its_notebooks_name() -> None:
+    nbs = ROOT / "nbs"
+    found = 0
+    for path in [*nbs.glob("*.ipynb"), *nbs.glob("workshop/*.ipynb")]:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        named = {name for name in re.findall(r"[\w-]+\.(?:jsonl?|csv|txt|bib)\b", source)}
+        named = {file.relative_to(nbs).as_posix() for name in named for file in nbs.rglob(name)}
+        more = download.companions(path, nbs)
+        assert more is None or named <= set(more), f"{path.name} reads {named}"
+        found += len(named)
+    assert found >= 8
+    assert {"02_microworld.ipynb", "results/first_gpt.json"} < set(
+        download.companions(nbs / "24_epilogue.ipynb", nbs)
+    )
 
 
 # ---- what must not pass --------------------------------------------------------------------------------

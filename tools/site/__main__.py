@@ -34,10 +34,7 @@ def main(command: str = "build") -> None:
 
             print(f"{write(command)}: written in {time.perf_counter() - start:.1f} s")
         elif command == "notebooks":  # for Colab: chapters that install what they need
-            site = Site()
-            for page in site.outline.pages:
-                if page.number.isdigit():
-                    site._put(f"notebooks/{page.source}", site.notebook(page))
+            Site().chapters()
         elif command == "picture":
             from .picture import picture
 

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from . import api, pandoc
 from .assemble import Assembler
 from .cover import cover
+from .download import archive, companions, everything
 from .outline import Outline, Page, read_outline, read_settings
 from .resolve import FOOTNOTES, Context, Resolver
 from .search import index
@@ -51,6 +52,18 @@ import importlib.util
 
 if importlib.util.find_spec("gptbook") is None:
     %pip install --quiet "gptbook[corpora] @ git+{repository}" sympy jieba"""
+FETCH = """\
+
+
+# files that this chapter reads
+import pathlib
+import urllib.request
+
+for name in {names}:
+    path = pathlib.Path(name)
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        urllib.request.urlretrieve(f"https://raw.githubusercontent.com/{project}/colab/{{name}}", path)"""
 
 
 def digest(*parts: object) -> str:
@@ -102,7 +115,7 @@ class Site:
         files = [
             *self.nbs.rglob("*.ipynb"),
             *self.nbs.glob("*.*"),
-            *self.nbs.glob("interactive/*"),
+            *(p for folder in ("interactive", "results", "images") for p in self.nbs.glob(f"{folder}/*")),
             *self.root.glob("gptbook/**/*.py"),
             self.root / "_quarto.yml",
             self.root / "settings.ini",
@@ -298,11 +311,9 @@ class Site:
                 downloads=self.downloads(), book=self.outline, page=page, record=data["record"], body=Markup(done["body"]), toc=self._toc(done["toc"]),
                 previews={k: Markup(v) for k, v in done["previews"].items()}, nav=self._navigation(page), version=version,
                 repository=self.repository, cover=Markup(cover(list(self.records.values()))) if page.url == "index.html" else "",
-                **around, **self._amounts(page, data["record"]),
+                **around, **self._amounts(page, data["record"]), download=self._download(page, keep),
             )  # fmt: skip
             keep.add(self._put(page.url, html.encode()))
-            if page.source.endswith(".ipynb"):
-                keep.add(self._put(f"notebooks/{page.source}", self.notebook(page)))
         for name, content in self._assets().items():
             keep.add(self._put(name, content))
         entries = [
@@ -327,13 +338,58 @@ class Site:
             path.write_bytes(content)
         return path
 
+    def _download(self, page: Page, keep: set[Path]) -> dict[str, str]:
+        """Write what there is of a page to download; return where it is and what it is called."""
+        if not page.source.endswith(".ipynb"):
+            return {}
+        keep.add(self._put(f"notebooks/{page.source}", self.notebook(page)))
+        more = companions(self.nbs / page.source, self.nbs)
+        if more == []:
+            return {"url": f"notebooks/{page.source}", "name": "Download notebook"}
+        if more is None:
+            name, label = "all-notebooks", "Download all notebooks, which this one reads"
+        else:
+            name, label = page.source.removesuffix(".ipynb"), "Download notebook with its data"
+        path = self.target / f"notebooks/{name}.zip"
+        if path not in keep:
+            sources = {p.source: p for p in self.outline.pages}
+            keep.add(path)
+            files = {
+                source: self.notebook(sources[source])
+                if source in sources
+                else (self.nbs / source).read_bytes()
+                for source in (everything(self.nbs) if more is None else [page.source, *more])
+            }
+            self._put(f"notebooks/{name}.zip", archive(name.rpartition("/")[2], files))
+        return {"url": f"notebooks/{name}.zip", "name": f"{label} (zip)"}
+
+    def chapters(self) -> list[Path]:
+        """Write the chapters, and the files that they read, for the branch that Colab opens."""
+        written = []
+        for page in self.outline.pages:
+            if page.number.isdigit():
+                written.append(self._put(f"notebooks/{page.source}", self.notebook(page)))
+                for name in companions(self.nbs / page.source, self.nbs) or ():
+                    if not name.endswith(".ipynb"):  # the other chapters are there anyway
+                        written.append(self._put(f"notebooks/{name}", (self.nbs / name).read_bytes()))
+        return written
+
+    @property
+    def project(self) -> str:
+        """Owner and name of the repository, if it is on GitHub."""
+        found = re.fullmatch(r"https://github\.com/([^/]+/[^/]+?)(?:\.git)?/?", self.repository)
+        return found[1] if found else ""
+
     def notebook(self, page: Page) -> bytes:
-        """A page's notebook for download; with the repository's address, a chapter installs what it needs."""
+        """A page's notebook for download; with the repository's address, a chapter installs and fetches what it needs."""
         data = (self.nbs / page.source).read_bytes()
         if not (self.repository and page.number.isdigit()):
             return data
         notebook = json.loads(data)
-        source = INSTALL.format(repository=self.repository).splitlines(keepends=True)
+        text = INSTALL.format(repository=self.repository)
+        if self.project and (names := companions(self.nbs / page.source, self.nbs)):
+            text += FETCH.format(names=names, project=self.project)
+        source = text.splitlines(keepends=True)
         cell = {"cell_type": "code", "metadata": {}, "source": source, "outputs": [], "execution_count": None}
         if notebook.get("nbformat_minor", 0) >= 5:
             cell["id"] = "install"
@@ -374,8 +430,8 @@ class Site:
         minutes = record["words"] / 200 + record["formulas"] / 2 + record["code_lines"] / 40
         long = page.number.isdigit()
         colab = ""
-        if self.repository.startswith("https://github.com/") and page.number.isdigit():
-            colab = f"https://colab.research.google.com/github/{self.repository.removeprefix('https://github.com/').rstrip('/')}/blob/colab/{page.source}"
+        if self.project and page.number.isdigit():
+            colab = f"https://colab.research.google.com/github/{self.project}/blob/colab/{page.source}"
         return {"minutes": max(5, 5 * round(minutes / 5)) if long else 0, "colab": colab}
 
     def _assets(self) -> dict[str, bytes]:
