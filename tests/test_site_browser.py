@@ -213,6 +213,16 @@ def test_search_finds(words: str, first: str, scheme: str, browser, site: Path, 
         assert v.complaints == [] and v.page.locator("main h1").count() == 1
 
 
+@pytest.mark.parametrize("words", ["attention", "token", "softmax", "cross-entropy", "temperature"])
+def test_search_shows_a_place_once(words: str, browser, site: Path) -> None:
+    with visit(browser, (site / "index.html").as_uri()) as v:
+        v.page.keyboard.press("/")
+        v.page.fill("#query", words)
+        v.page.wait_for_selector("#results li")
+        links = [link.get_attribute("href") for link in v.page.locator("#results a").all()]
+        assert len(links) > 5 and len(links) == len(set(links))
+
+
 def test_search_says_when_it_finds_nothing(browser, address: str) -> None:
     with visit(browser, f"{address}/index.html") as v:
         v.page.click(".search-open")

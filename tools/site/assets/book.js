@@ -214,7 +214,9 @@
     const words = query.value.toLowerCase().split(/\s+/).filter(Boolean);
     list.replaceChildren();
     if (!words.length || !index) { note.textContent = ""; query.setAttribute("aria-expanded", "false"); return; }
-    const found = index.map((e) => [score(e, words), e]).filter(([s]) => s).sort((a, b) => b[0] - a[0]);
+    const places = new Set(); // a term and its section, for instance, lead to one place: the better of them is shown
+    const found = index.map((e) => [score(e, words), e]).filter(([s]) => s).sort((a, b) => b[0] - a[0])
+      .filter(([, e]) => !places.has(e.u) && places.add(e.u));
     found.slice(0, 30).forEach(([, e], i) => {
       const item = Object.assign(document.createElement("li"), { id: `hit-${i}` });
       item.setAttribute("role", "option");
