@@ -334,6 +334,22 @@ def test_the_menu_of_a_small_screen(browser, site: Path) -> None:
         v.page.wait_for_url(f"**/{PAGES[1]}")
 
 
+def test_the_menu_takes_the_focus_and_gives_it_back(browser, site: Path) -> None:
+    with visit(browser, (site / "attention.html").as_uri(), width=390) as v:
+        focused = "document.activeElement.getAttribute('aria-current') ?? document.activeElement.className"
+        v.page.locator(".menu").focus()
+        v.page.keyboard.press("Enter")
+        assert v.page.evaluate(focused) == "page"
+        v.page.keyboard.press("Escape")
+        assert v.page.evaluate(focused) == "icon menu"
+        v.page.wait_for_selector(".sidebar", state="hidden")
+        v.page.keyboard.press("Enter")
+        v.page.locator(".sidebar a").first.focus()
+        v.page.keyboard.press("Shift+Tab")  # out of the menu: it closes
+        v.page.wait_for_selector(".sidebar", state="hidden")
+        assert v.page.locator(".menu").get_attribute("aria-expanded") == "false"
+
+
 def test_keyboard_reaches_the_text_first(browser, site: Path) -> None:
     with visit(browser, (site / "attention.html").as_uri()) as v:
         v.page.keyboard.press("Tab")

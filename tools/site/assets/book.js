@@ -30,12 +30,16 @@
 
   // ---- chapters on a small screen -----------------------------------------------------------------
   const menu = one(".menu"), sidebar = one(".sidebar");
+  const shown = () => body.classList.contains("menu-open");
   const show = (open) => {
     body.classList.toggle("menu-open", open);
     menu.setAttribute("aria-expanded", open);
-    if (open) one("a[aria-current]", sidebar)?.focus();
+    if (open) (one("a[aria-current]", sidebar) ?? one("a", sidebar)).focus();
   };
-  menu.addEventListener("click", () => show(!body.classList.contains("menu-open")));
+  menu.addEventListener("click", () => show(!shown()));
+  sidebar.addEventListener("focusout", (event) => { // whoever goes on with the keyboard is not left behind the menu
+    if (shown() && event.relatedTarget && !sidebar.contains(event.relatedTarget) && event.relatedTarget !== menu) show(false);
+  });
   one("main").addEventListener("click", () => show(false));
   const here = one("a[aria-current]", sidebar);
   if (here) sidebar.scrollTop = here.offsetTop - sidebar.clientHeight / 3;
@@ -254,7 +258,10 @@
   list.addEventListener("click", () => dialog.close());
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
   addEventListener("keydown", (event) => {
-    if (event.key === "Escape") { shut(); show(false); }
+    if (event.key === "Escape") {
+      shut();
+      if (shown()) { show(false); menu.focus(); }
+    }
     const typing = event.target.closest?.("input, textarea, select, [contenteditable]");
     if (!typing && (event.key === "/" || (event.key === "k" && (event.ctrlKey || event.metaKey)))) { event.preventDefault(); start(); }
     else if (!typing && !event.altKey && !event.ctrlKey && !event.metaKey && !event.target.closest?.("[tabindex='0'], .piece") && !dialog.open) {
