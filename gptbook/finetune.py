@@ -374,6 +374,10 @@ def fit_answers(
     return lines
 
 # %% ../nbs/17_finetune.ipynb #d74b984b
+def _some(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
 class BadLine(NamedTuple):
     """A line of a data file that cannot be used: its number, from 1, and why."""
 
@@ -422,14 +426,20 @@ def read_examples(path: str | os.PathLike) -> tuple[dict[int, list[Message]], li
     """All examples of a JSON-lines file by their line number, and all lines that are none. Empty lines count
     as neither.
 
-    ``FileNotFoundError`` if there is no such file, ``ValueError`` if it is not UTF-8.
+    ``FileNotFoundError`` if there is no such file, ``ValueError`` if it is a folder or not UTF-8.
     """
-    if not Path(path).is_file():
+    require(not Path(path).is_dir(), f"{path} is a folder; a file of JSON lines is needed")
+    if not Path(path).exists():
         raise FileNotFoundError(f"no such file: {path}")
+    require(Path(path).is_file(), f"{path} is a pipe or a device; a file of JSON lines is needed")
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: byte {error.start} cannot be read") from None
+        *lines, last = error.object[: error.start].split(b"\n")
+        raise ValueError(
+            f"{path} is not UTF-8: line {len(lines) + 1} holds the byte {error.object[error.start]:#04x}, "
+            f"after {_some(len(last), 'byte')}"
+        ) from None
     good, bad = {}, []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
@@ -463,7 +473,8 @@ def _read_data(config: FinetuneConfig, template: ChatTemplate, context_length: i
             f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
         )
         raise ValueError(
-            f"{config.data} has {len(bad)} lines that cannot be used: {shown} (--skip-bad leaves them out)"
+            f"{config.data} has {_some(len(bad), 'line')} that cannot be used: {shown} (--skip-bad leaves "
+            f"{'them' if len(bad) > 1 else 'it'} out)"
         )
     require(bool(examples), f"{config.data} has no example that can be used")
     numbers = list(examples)
@@ -523,6 +534,12 @@ def finetune(
     if config.threads:
         torch.set_num_threads(config.threads)
     model, tokenizer = load_run(config.run, config.checkpoint)
+    full = max(min(p.shape) for p in model.blocks.parameters() if p.ndim == 2)
+    require(
+        not config.lora or config.rank <= full,
+        f"rank = {config.rank} is above full rank, which is {full} in this model; with so much to learn "
+        "leave --lora out",
+    )
     old_size, context = tokenizer.vocab_size, model.config.context_length
     tokenizer = tokenizer.with_special_tokens(CHAT_TOKENS)
     # all that can fail for bad data comes before anything is written
@@ -578,10 +595,10 @@ def finetune(
 
         log(
             f"examples: {len(data.train):,} to learn from, {len(data.val):,} held out"
-            + (f", {len(data.bad)} lines left out" if data.bad else "")
+            + (f", {_some(len(data.bad), 'line')} left out" if data.bad else "")
         )
         log(
-            f"packed into {len(train):,} rows of {context + 1} tokens; {int(train.learned.sum()):,} of "
+            f"packed into {_some(len(train), 'row')} of {context + 1} tokens; {int(train.learned.sum()):,} of "
             f"{int(train.ids.numel()):,} tokens are learned"
         )
         log(
@@ -662,6 +679,11 @@ def finetune(
                 f"loss of the base run's held-out text: {before:.3f} before, {after:.3f} after"
                 + (f" (replay {config.replay:g})" if config.replay else "")
             )
+        else:
+            log(
+                "loss of the base run's held-out text: not measured, as "
+                f"{Path(config.run) / 'data'} no longer holds that text"
+            )
         model, tokenizer = load_run(folder)
     return Run(folder, final, model, tokenizer, metrics)
 
@@ -698,7 +720,7 @@ class Chat:
         settings: temperature and so on, as for `generate_stream`.
 
     ``messages`` is the history, without the system's. ``notice`` says what was cut for the last reply, or is
-    None.
+    None. ``ValueError`` for settings out of range, and if the system's message leaves no room in the context.
     """
 
     def __init__(
@@ -719,7 +741,25 @@ class Chat:
         self.max_new_tokens, self.seed = max_new_tokens, seed
         given = getattr(template, "stop_tokens", ()) if stop_tokens is None else stop_tokens
         self.stop_tokens = sorted({*given, tokenizer.end_of_text})
+        # checks the settings, and writes nothing yet
+        generate_stream(model, [[tokenizer.end_of_text]], max_new_tokens, seed=seed, **settings)
+        if system is not None:
+            shortest = self._length({"role": "user", "content": ""})
+            require(
+                shortest + self._room < model.config.context_length,
+                f"the system's text is too long: with its frame {shortest} tokens, and the context of "
+                f"{model.config.context_length} must hold a message and a reply too",
+            )
         self.reset()
+
+    @property
+    def _room(self) -> int:
+        """Tokens that are kept free for a reply."""
+        return min(self.max_new_tokens, self.model.config.context_length // 4 or 1)
+
+    def _length(self, message: Message) -> int:
+        """The tokens of a first message, with the system's before it."""
+        return len(self.template([*self.system, message]))
 
     def reset(self) -> None:
         """Forget the conversation; the system's message stays."""
@@ -736,12 +776,11 @@ class Chat:
             [*self.messages, {"role": "user", "content": text}],
             self.model.config.context_length,
         )
-        room, last = min(self.max_new_tokens, context // 4 or 1), messages[-1:]
-        alone = len(self.template([*self.system, *last]))
+        room, alone = self._room, self._length(messages[-1])
         require(
             alone + room <= context,
-            f"the message is too long: with its frame {alone} tokens, and the context of {context} must hold "
-            "a reply too",
+            f"the message is too long: with its frame {'and the system text ' * bool(self.system)}"
+            f"{alone} tokens, and the context of {context} must hold a reply too",
         )
         kept = messages
         while len(ids := self.template([*self.system, *kept])) + room > context:
@@ -803,6 +842,8 @@ def chat_loop(
             note("the conversation begins anew")
         elif text.startswith("/"):
             note("/reset begins the conversation anew, /quit ends it; everything else is a message")
+        elif any("\ud800" <= letter <= "\udfff" for letter in text):
+            note("the message is not valid UTF-8 and is left out")
         elif text:
             try:
                 pieces = chat.reply(text)

@@ -16,6 +16,7 @@ import random
 import re
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, fields
@@ -208,9 +209,11 @@ def save_checkpoint(
 
 def _pointer(folder: Path, which: str) -> dict[str, Any]:
     if not (folder / f"{which}.json").is_file():
-        raise FileNotFoundError(
-            f"{folder} has no {which} checkpoint; the run was stopped before its first one"
-        )
+        there = [name for name in ("best", "last", "previous") if (folder / f"{name}.json").is_file()]
+        why = f"it has: {', '.join(there)}" if there else "the run was stopped before its first one"
+        if which == "previous" and there:
+            why = "there is none before the last one"
+        raise FileNotFoundError(f"{folder} has no {which} checkpoint; {why}")
     pointer = read_json(folder / f"{which}.json")
     sums = pointer.get("sha256") if isinstance(pointer, dict) else None
     whole = (
@@ -257,6 +260,7 @@ def read_run(folder: str | Path) -> TrainConfig:
     Raises ``FileNotFoundError`` if there is none, ``ValueError`` if it is of another version or damaged.
     """
     folder = Path(folder)
+    require(not folder.is_file(), f"{folder} is a file; a run is a folder, which gptbook train makes")
     if not folder.is_dir():
         raise FileNotFoundError(f"no such run folder: {folder}")
     if not (folder / "run.json").is_file():
@@ -357,7 +361,8 @@ def plot_loss(metrics: list[dict[str, Any]], path: str | Path, title: str = "") 
     ax.set(xlabel="step", ylabel="loss (nats per token)", title=title)
     ax.grid(alpha=0.25)
     ax.legend(frameon=False)
-    with atomic_write(path) as file:
+    with atomic_write(path) as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a letter that the font lacks becomes a box
         fig.savefig(file, format="png")
 
 # %% ../nbs/13_training.ipynb #39c4ec23
@@ -783,8 +788,8 @@ def train(
             batches = state["batches"]  # of a step, in all processes: it stays, whatever their number is now
             require(
                 batches % world.size == 0,
-                f"a step of this run takes {batches} batches, which {world.size} processes cannot share "
-                "equally",
+                f"a step of this run takes {batches} batch{'es' * (batches != 1)}, which {world.size} processes "
+                "cannot share equally",
             )
             engine.config = config = TrainConfig(**(config.to_dict() | {"accumulate": batches // world.size}))
             _report(engine, why, why_dtype, why_compiled, say)

@@ -109,6 +109,21 @@ def test_models_of_the_book_go_by_name(tmp_path: Path) -> None:
     fails("sample", "../models/reader", "--prompt", "It was", saying="no such run folder", cwd=tmp_path)
 
 
+def test_a_folder_comes_before_the_public_model(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "smollm2")
+    fails("chat", "smollm2", saying="was not fine-tuned for conversations", cwd=tmp_path)
+    done = gptbook("sample", "smollm2", "--prompt", "It", "--max-new-tokens", 2, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith("It"), done.stderr
+    fails("sample", "smollm2", saying="gptbook chat smollm2 talks with it", cwd=run)
+
+
+def test_chat_help_promises_no_more_than_there_is(tmp_path: Path) -> None:
+    words = " ".join(gptbook("chat", "--help").stdout.replace("│", " ").split())
+    assert "have learned no conversations" in words
+    for name in ("story", "reader"):
+        fails("chat", name, saying="was not fine-tuned for conversations", cwd=tmp_path)
+
+
 def test_sample_constrained(run: Path) -> None:
     choice = gptbook("sample", run, "--prompt", "It", "--choices", " is", " was", "--max-new-tokens", "20")
     assert choice.stdout in ("It is\n", "It was\n"), choice.stderr
@@ -270,7 +285,8 @@ def test_bad_options(options: str, saying: str, tmp_path: Path) -> None:
     ],
 )
 def test_bad_sampling(run: Path, option: str, value: str, saying: str) -> None:
-    fails("sample", run, option, value, saying=saying)
+    """Before a model is loaded, where its tokenizer is not needed: so there may be none."""
+    fails("sample", run if option == "--pattern" else run / "nowhere", option, value, saying=saying)
 
 
 def test_overwrite_removes_nothing_but_a_run(copied: Path, text: Path) -> None:
@@ -392,6 +408,47 @@ def test_what_may_not_be_read_is_named(
     arguments = ["train", "--corpus", str(tmp_path / "text"), "--out", str(tmp_path / "run"), *SMALL]
     assert cli.main(arguments) == 2
     assert capsys.readouterr().err.strip() == f"gptbook: no permission for {tmp_path / 'text' / 'closed'}"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there, the encoding is always UTF-8")
+def test_letters_in_a_locale_without_letters(text: Path, tmp_path: Path) -> None:
+    """They arrive in texts, in names of files, and in what is talked."""
+    environment = os.environ | {
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "OMP_NUM_THREADS": "1",
+    }
+
+    def plain(*arguments: str, said: bytes = b"") -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "gptbook", *arguments]
+        return subprocess.run(command, input=said, capture_output=True, cwd=tmp_path, env=environment)
+
+    shutil.copy(text, tmp_path / "诗.txt")
+    done = plain("train", "--corpus", "诗.txt", "--out", "诗", *SMALL)
+    assert done.returncode == 0 and not done.stderr.decode().count("Glyph"), done.stderr.decode()
+    assert json.loads((tmp_path / "诗" / "run.json").read_text("utf-8"))["train"]["corpus"] == "诗.txt"
+    done = plain("sample", "诗", "--prompt", "é", "--max-new-tokens", "2")
+    assert done.returncode == 0 and done.stdout.decode().startswith("é"), done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there, arguments are no bytes")
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "gptbook", "sample", "story", "--prompt", b"caf\xe9"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr == "gptbook: 'caf\\xe9' is not valid UTF-8\n"
+
+
+def test_a_home_that_cannot_be_written_is_no_news(run: Path, text: Path, tmp_path: Path) -> None:
+    """matplotlib remarks on where it keeps its cache, in several lines."""
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
+    }
+    (tmp_path / "file").write_text("no folder")
+    environment |= {"HOME": str(tmp_path / "file"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "gptbook", "eval", str(run), "--report", str(tmp_path / "report.html")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")

@@ -5,6 +5,7 @@ import inspect
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -115,9 +116,15 @@ def test_bad_lines_have_their_numbers(tmp_path: Path) -> None:
     assert list(good) == [2] and [b.number for b in bad] == [4, 5] and isinstance(bad[0], BadLine)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         read_examples(tmp_path / "nowhere.jsonl")
-    file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="not UTF-8"):
-        read_examples(file)
+    for content, saying in (
+        (b"\xff\xfe\x00", "not UTF-8: line 1 holds the byte 0xff, after 0 bytes"),
+        (b"\xef\xbb\xbf{}\r\n{}\n\xc3\xa9 caf\xe9\n", "not UTF-8: line 3 holds the byte 0xe9, after 6 bytes"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=saying):
+            read_examples(file)
+    with pytest.raises(ValueError, match="is a folder; a file of JSON lines"):
+        read_examples(tmp_path)
 
 
 # ---- the frame -----------------------------------------------------------------------------------
@@ -337,6 +344,29 @@ def test_chat_refuses_a_message_that_cannot_fit_and_keeps_the_rest() -> None:
     assert chat.messages == before
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [{"temperature": -1}, {"top_p": 2}, {"top_k": 0}, {"min_p": -1}, {"max_new_tokens": 0}, {"seed": 2**70}],
+)
+def test_chat_refuses_settings_at_once(setting: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        Chat(tiny(), TOKENIZER, ChatTemplate(TOKENIZER), **setting)
+
+
+def test_a_long_system_text_is_not_the_users_fault() -> None:
+    """It fails before the first message; one that just fits is named beside the message."""
+    frame = ChatTemplate(TOKENIZER)
+    with pytest.raises(ValueError, match=r"the system's text is too long: with its frame \d+ tokens"):
+        Chat(tiny(), TOKENIZER, frame, system=WORDS * 10)
+    length = next(
+        n for n in range(1, 48) if len(frame([{"role": "system", "content": " cat" * n}, *talk("")])) == 43
+    )
+    chat = Chat(tiny(), TOKENIZER, frame, system=" cat" * length, max_new_tokens=4, temperature=0)
+    chat.ask("a")
+    with pytest.raises(ValueError, match="with its frame and the system text"):
+        chat.ask("the cat")
+
+
 def test_chat_never_shows_special_tokens() -> None:
     model = tiny()
     bias = {TOKENIZER.special_tokens["<|user|>"]: 1e9}
@@ -347,11 +377,22 @@ def test_chat_never_shows_special_tokens() -> None:
 def test_chat_loop_obeys_its_commands() -> None:
     chat = Chat(tiny(), TOKENIZER, ChatTemplate(TOKENIZER), max_new_tokens=2, temperature=0)
     written, notes = [], []
-    lines = ["the cat\n", "\n", "/reset\n", "/help\n", WORDS * 10 + "\n", "the dog\n", "/quit\n", "never\n"]
+    lines = [
+        "the cat\n",
+        "\n",
+        "/reset\n",
+        "/help\n",
+        WORDS * 10 + "\n",
+        "caf\udce9\n",
+        "the dog\n",
+        "/quit\n",
+        "never\n",
+    ]
     chat_loop(chat, lines, written.append, notes.append, "> ")
     assert [m["content"] for m in chat.messages if m["role"] == "user"] == ["the dog"]
-    assert len(notes) == 3 and "anew" in notes[0] and "/quit" in notes[1] and "too long" in notes[2]
-    assert written.count("> ") == 7
+    assert len(notes) == 4 and "anew" in notes[0] and "/quit" in notes[1] and "too long" in notes[2]
+    assert "not valid UTF-8" in notes[3]
+    assert written.count("> ") == 8
 
 
 # ---- a run ---------------------------------------------------------------------------------------
@@ -439,6 +480,35 @@ def test_bad_lines_are_an_error_or_named(base: Path, tmp_path: Path) -> None:
     assert [number for number, _ in left_out] == [61, 62]
 
 
+def test_a_single_bad_line_is_one_line(base: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text((base / "data.jsonl").read_text() + "wrong\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"1 line that cannot be used: .*\(--skip-bad leaves it out\)"):
+        quiet(config(base, "single", data=str(data)))
+    lines = quiet(config(base, "single", data=str(data), skip_bad=True, steps=1))
+    assert any(line.endswith("1 line left out") for line in lines)
+
+
+def test_a_rank_above_full_rank_is_refused(base: Path) -> None:
+    with pytest.raises(ValueError, match="rank = 65 is above full rank, which is 64"):
+        quiet(config(base, "full", lora=True, rank=65, steps=1))
+    quiet(config(base, "full", lora=True, rank=64, steps=1))
+
+
+def test_a_loss_that_is_not_measured_is_named(base: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(base / "base", tmp_path / "base"))
+    shutil.rmtree(folder / "data")
+    lines = quiet(config(base, "unmeasured", run=str(folder), steps=1))
+    (line,) = [line for line in lines if "base run's held-out text" in line]
+    assert line.endswith(f"not measured, as {folder / 'data'} no longer holds that text")
+
+
+def test_a_checkpoint_that_never_was(base: Path) -> None:
+    quiet(config(base, "once", steps=1))
+    with pytest.raises(FileNotFoundError, match="no previous checkpoint; there is none before the last one"):
+        load_run(base / "once", "previous")
+
+
 def test_out_is_guarded(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="other than the base run"):
         quiet(config(base, "base"))
@@ -506,6 +576,8 @@ def test_command_has_the_settings_of_the_config() -> None:
     options = inspect.signature(finetune_command).parameters
     for field in dataclasses.fields(FinetuneConfig):
         default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+        if field.name in ("rank", "alpha"):  # with --lora only: the command must know whether they were given
+            default = None
         assert options[field.name].default == default, field.name
 
 
@@ -523,7 +595,48 @@ def test_commands_from_data_to_conversation(base: Path) -> None:
     [
         (("chat", "{base}/base"), "was not fine-tuned for conversations"),
         (("chat", "{base}/nowhere"), "no such run folder"),
-        (("chat", "{base}/base", "--max-new-tokens", "0"), "not fine-tuned"),
+        (("chat", "{base}/base", "--max-new-tokens", "0"), "max_new_tokens = 0"),
+        (("chat", "{base}/nowhere", "--temperature", "-1"), "temperature = -1.0"),
+        (("chat", "{base}/text.txt"), "text.txt is a file; a run is a folder"),
+        (
+            ("finetune", "{base}/text.txt", "--data", "{base}/data.jsonl", "--out", "{base}/x"),
+            "a run is a folder",
+        ),
+        (("finetune", "{base}/base", "--data", "{base}", "--out", "{base}/x"), "is a folder"),
+        (("finetune", "smollm2", "--data", "{base}/data.jsonl", "--out", "{base}/x"), "gptbook chat smollm2"),
+        (
+            ("finetune", "{base}/base", "--data", "{base}/data.jsonl", "--out", "{base}/x", "--rank", "8"),
+            "--rank is for low-rank updates: add --lora",
+        ),
+        (
+            (
+                "finetune",
+                "{base}/base",
+                "--data",
+                "{base}/data.jsonl",
+                "--out",
+                "{base}/x",
+                "--epochs",
+                "2",
+                "--steps",
+                "3",
+            ),
+            "--epochs and --steps contradict",
+        ),
+        (
+            (
+                "finetune",
+                "{base}/base",
+                "--data",
+                "{base}/data.jsonl",
+                "--out",
+                "{base}/x",
+                "--lora",
+                "--weight-decay",
+                "1",
+            ),
+            "--weight-decay and --lora",
+        ),
         (("finetune", "{base}/base", "--data", "{base}/none.jsonl", "--out", "{base}/x"), "no such file"),
         (
             ("finetune", "{base}/base", "--data", "{base}/text.txt", "--out", "{base}/x"),
@@ -534,7 +647,17 @@ def test_commands_from_data_to_conversation(base: Path) -> None:
             "no such run folder",
         ),
         (
-            ("finetune", "{base}/base", "--data", "{base}/data.jsonl", "--out", "{base}/x", "--rank", "0"),
+            (
+                "finetune",
+                "{base}/base",
+                "--data",
+                "{base}/data.jsonl",
+                "--out",
+                "{base}/x",
+                "--lora",
+                "--rank",
+                "0",
+            ),
             "at least 1",
         ),
         (("finetune", "{base}/base", "--data", "{base}/data.jsonl"), "--out"),
