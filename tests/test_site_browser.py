@@ -223,6 +223,19 @@ def test_search_shows_a_place_once(words: str, browser, site: Path) -> None:
         assert len(links) > 5 and len(links) == len(set(links))
 
 
+def test_search_knows_the_chapters_by_their_titles(browser, site: Path) -> None:
+    with visit(browser, (site / "index.html").as_uri()) as v:
+        v.page.keyboard.press("/")
+        for words, url in (
+            ("attention", "attention.html"),
+            ("scale", "scale.html"),
+            ("epilogue", "epilogue.html"),
+        ):
+            v.page.fill("#query", words)
+            found = v.page.locator("#results a").evaluate_all("all => all.map((a) => a.getAttribute('href'))")
+            assert url in found[:2], words
+
+
 def test_search_says_when_it_finds_nothing(browser, address: str) -> None:
     with visit(browser, f"{address}/index.html") as v:
         v.page.click(".search-open")

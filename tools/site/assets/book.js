@@ -169,7 +169,8 @@
     const script = document.createElement("script"); // a page from file:// may load a script, but fetch nothing
     script.src = `${up}search-index.js`;
     script.onload = () => {
-      index = window.BOOK_INDEX.map((e) => ({ ...e, lt: e.t.toLowerCase(), lx: e.x.toLowerCase(), lc: (e.c ?? "").toLowerCase(), lp: e.p.toLowerCase() }));
+      const title = (e) => e.t || e.p.replace(/^(\d+|[A-Z]) /, ""); // the beginning of a chapter has the chapter's
+      index = window.BOOK_INDEX.map((e) => ({ ...e, lt: title(e).toLowerCase(), lx: e.x.toLowerCase(), lc: (e.c ?? "").toLowerCase(), lp: e.p.toLowerCase() }));
       done();
     };
     script.onerror = failed;
