@@ -418,7 +418,9 @@ def test_outputs_of_all_kinds(tmp_path: Path) -> None:
     assert [img.get("alt") for img in tree.find_class("drawn")] == ["A square.", "Still."]
     assert tree.xpath("//td[text()='5']")
     assert not tree.get_element_by_id("cell-4").find_class("code")
-    assert tree.xpath("//noscript//img[@alt='Still.']")
+    assert tree.xpath("//div[@class='piece']/following-sibling::div[@class='still']//img/@loading") == [
+        "eager"
+    ]
 
 
 # ---- notes, tables, pictures -------------------------------------------------------------------------------

@@ -428,12 +428,29 @@ def test_paper_shows_solutions_and_no_sidebars(browser, site: Path) -> None:
             assert not v.page.locator(hidden).first.is_visible(), hidden
 
 
+@pytest.mark.parametrize("name", ["tokenizer.html", "embedding.html", "sample.html", "interpret.html"])
+def test_paper_has_the_picture_of_a_piece_and_nothing_else_of_it(name: str, browser, site: Path) -> None:
+    with visit(browser, (site / name).as_uri()) as v:
+        v.page.wait_for_selector(".piece[data-live]")
+        figures = v.page.locator("figure:has(.piece), .cell:has(> .piece)")
+        assert figures.count()
+        v.page.emulate_media(media="print")
+        assert v.page.locator(".piece:visible").count() == 0
+        for i in range(v.page.locator(".still").count()):
+            assert (
+                v.page.locator(".still img").nth(i).evaluate("e => e.decode().then(() => e.clientWidth)")
+                > 200
+            )
+
+
 def test_it_reads_without_a_script(browser, site: Path) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto((site / "attention.html").as_uri())
     assert page.locator(".equation .katex").first.is_visible()
     assert page.locator(".sidebar a").first.is_visible()
+    page.goto((site / "sample.html").as_uri())
+    assert page.locator(".still img").first.is_visible() and not page.locator(".piece").first.is_visible()
     context.close()
 
 
@@ -573,7 +590,8 @@ def test_every_piece_of_the_book_is_alive_and_light(browser, site: Path) -> None
         with visit(browser, path.as_uri()) as v:
             pieces = v.page.locator(".piece")
             assert pieces.count() == v.page.locator(".piece[data-live]").count()
-            assert v.page.locator("noscript").count() >= pieces.count()  # the still picture
+            stills = v.page.locator(".piece + .still img")
+            assert stills.count() >= pieces.count() and not stills.first.is_visible()
             for data in re.findall(r'<script type="application/json">(.*?)</script>', text, flags=re.S):
                 assert len(data.encode()) + (site / "assets" / "pieces.js").stat().st_size < 60_000
             found += pieces.count()

@@ -103,6 +103,7 @@ class Resolver:
         self.seen_terms: set[str] = set()
         self.cited = False
         self.images: list[str] = []
+        self.loading = "lazy"
         self.lean = (
             False  # formulas as MathML alone, a seventh of KaTeX's HTML, for a page that has very many
         )
@@ -279,7 +280,7 @@ class Resolver:
         options = dict(pairs)
         if "fig-alt" in options:
             pairs = [["alt", options.pop("fig-alt")], *([k, v] for k, v in options.items() if k != "alt")]
-        pairs = [*pairs, ["loading", "lazy"], ["decoding", "async"]]
+        pairs = [*pairs, ["loading", self.loading], ["decoding", "async"]]
         return {"t": "Image", "c": [[identifier, classes, pairs], inlines, [self.page.up + url, title]]}
 
     # ---- glossary --------------------------------------------------------------------------------
@@ -445,8 +446,11 @@ class Resolver:
                 *inner,
                 pandoc.html("</div>"),
             ]
-        if "still" in classes:
-            return [pandoc.html("<noscript>"), *self.walk(blocks), pandoc.html("</noscript>")]
+        if "still" in classes:  # shown on paper, and where the piece before it is not alive
+            self.loading = "eager"  # a picture that waits until it is seen would not be there to print
+            inner = self.walk(blocks)
+            self.loading = "lazy"
+            return [pandoc.html('<div class="still">'), *inner, pandoc.html("</div>")]
         return None
 
     def _cell(self, options: dict[str, str], blocks: list[pandoc.Node]) -> list[pandoc.Node]:
