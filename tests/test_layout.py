@@ -571,6 +571,13 @@ def test_readme_is_made_from_the_preface() -> None:
     ]
 
 
+def test_readme_says_in_three_sentences_what_it_is() -> None:
+    before_the_commands = (ROOT / "README.md").read_text(encoding="utf-8").partition("```")[0]
+    what = before_the_commands.strip().splitlines()[-1]
+    assert len(re.findall(r"[.?!](?= [A-Z]|$)", what)) == 3, what
+    assert len(what.split()) < 70
+
+
 # ---- the anatomy of a chapter --------------------------------------------------------------------
 
 # The other chapters get theirs with the issues that finish them.
