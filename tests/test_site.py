@@ -506,8 +506,17 @@ def test_a_wide_picture_can_be_moved(tmp_path: Path) -> None:
     (root / "nbs" / "map.svg").write_text(SVG.replace("0 0 1 1", "0 0 900 300"))
     build.Site(read_outline(root)).build()
     (box,) = page(root / "_site", "two.html").find_class("picture")
-    assert (box.get("style"), box.get("tabindex")) == ("--natural:900px", "0") and box.xpath(".//img")
+    assert (box.get("style"), box.get("tabindex")) == ("--natural:900px;--least:0.95", "0")
+    assert box.xpath(".//img")
     assert not page(root / "_site", "one.html").find_class("picture")
+
+
+def test_a_drawing_that_a_cell_made_can_be_moved(tmp_path: Path) -> None:
+    drawing = SVG.replace("<svg ", '<svg width="600pt" height="300pt" ')
+    cells = [markdown("# Two"), code('#| fig-alt: "Wide."\ndraw()', shown(image_svgxml=drawing))]
+    (box,) = page(build_book(tmp_path, {"02_two.ipynb": cells}), "two.html").find_class("picture")
+    assert box.get("style") == "--natural:800px;--least:0.95"
+    assert box.xpath(".//img/@width | .//img/@height") == ["800", "400"]
 
 
 # ---- EPUB and PDF ------------------------------------------------------------------------------------------

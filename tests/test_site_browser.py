@@ -6,6 +6,7 @@ Skipped without node and npm (which build it), playwright or Chromium; .ci/run b
 import contextlib
 import functools
 import http.server
+import itertools
 import json
 import re
 import shutil
@@ -393,6 +394,44 @@ def test_tables_of_words_need_no_scrolling_on_a_phone(name: str, column: str, br
             v.page.get_by_role("columnheader", name=column).count()
             and v.page.get_by_role("cell").count() > 50
         )
+
+
+LABELS = """all => all.flatMap((svg) => {
+    const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+    const shown = [...svg.querySelectorAll("text")].filter((e) => e.getClientRects().length);
+    return shown.map((e) => scale * parseFloat(getComputedStyle(e).fontSize));
+})"""
+
+
+@pytest.mark.parametrize(
+    ("name", "drawing"),
+    [
+        ("index.html", ".cover-art"),
+        ("model.html", ".diagram svg"),
+        ("embedding.html", ".piece svg"),
+        ("interpret.html", ".piece svg"),
+    ],
+)
+def test_labels_can_be_read_on_a_phone(name: str, drawing: str, browser, site: Path) -> None:
+    with visit(browser, (site / name).as_uri(), width=390) as v:
+        sizes = v.page.locator(drawing).evaluate_all(LABELS)
+        assert sizes and min(sizes) >= 10, sorted(sizes)[:3]
+        across = """all => all.filter((e) => e.getClientRects().length).map((e) => e.getBoundingClientRect())
+            .map((box) => [box.left, box.right])"""
+        places = v.page.locator(".cover-art .names text").evaluate_all(across)
+        assert all(right < left for (_, right), (left, _) in itertools.pairwise(places))
+
+
+def test_pictures_keep_most_of_their_size_on_a_phone(browser, site: Path) -> None:
+    for name, least in (("b_ledger.html", 0.9), ("sample.html", 0.75), ("multihead.html", 0.72)):
+        with visit(browser, (site / name).as_uri(), width=390) as v:
+            share = """e => { e.loading = "eager"; return e.decode().then(() =>
+                e.clientWidth / (Number(e.getAttribute("width")) || e.naturalWidth)); }"""
+            for picture in v.page.locator(".content img:visible").all():
+                assert picture.evaluate(share) > least, picture.get_attribute("src")
+    with visit(browser, (site / "b_ledger.html").as_uri(), width=390) as v:  # it begins where the names are
+        box = v.page.locator("#fig-derivations .picture")
+        assert box.evaluate("e => e.scrollLeft > 0 && e.scrollLeft + e.clientWidth >= e.scrollWidth - 1")
 
 
 BESIDE = """note => {

@@ -19,6 +19,7 @@ gptbookPieces.kinds.rotary = (root, { pairs, base, longest }, { el, svg, slider,
   }
   dials.append(svg("text", { x: 4, y: size + 28, class: "soft" }, "fast pairs"), svg("text", { x: width - 4, y: size + 28, "text-anchor": "end", class: "soft" }, "slow pairs"));
   const curve = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Score against distance" });
+  for (const picture of [dials, curve]) picture.style.minWidth = `${0.85 * width}px`;  // on a phone the box scrolls, and the labels can be read
   const line = svg("path", { fill: "none", style: "stroke: var(--p-accent); stroke-width: 2" }), dot = svg("circle", { r: 5, style: "fill: var(--p-accent)" });
   const X = (delta) => 40 + ((width - 60) * delta) / longest, Y = (s) => 12 + (height - 44) * (1 - (s + 0.25) / 1.25);
   for (const s of [0, 1]) curve.append(svg("line", { x1: 40, x2: width - 20, y1: Y(s), y2: Y(s), style: "stroke: var(--p-line)" }), svg("text", { x: 32, y: Y(s) + 4, "text-anchor": "end", class: "soft" }, s));

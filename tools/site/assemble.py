@@ -39,6 +39,17 @@ def png_size(data: bytes) -> tuple[int, int]:
     return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
 
 
+def svg_size(text: str) -> tuple[int, int]:
+    """Width and height in pixels, by what a drawing says of itself or else by its box; zeros if it says nothing."""
+    head = re.search(r"<svg\b[^>]*>", text)
+    head = head[0] if head else ""
+    sides = [re.search(rf'\s{side}="([\d.]+)(pt|px|)"', head) for side in ("width", "height")]
+    if all(sides):
+        return tuple(round(float(side[1]) * (4 / 3 if side[2] == "pt" else 1)) for side in sides)
+    box = re.search(r'viewBox="[-\d.]+[ ,]+[-\d.]+[ ,]+([\d.]+)[ ,]+([\d.]+)', head)
+    return (round(float(box[1])), round(float(box[2]))) if box else (0, 0)
+
+
 class Assembler:
     """Writes one page's Markdown. ``files`` collects its pictures: path in the site -> bytes."""
 
@@ -139,6 +150,8 @@ class Assembler:
         if ending == "png":
             width, height = png_size(self.files[path])
             attributes += f" width={round(width * 96 / DPI)} height={round(height * 96 / DPI)}"
+        elif ending == "svg" and all(size := svg_size(value)):  # its place is kept before it is there
+            attributes += f" width={size[0]} height={size[1]}"
         return f"![]({path}){{{attributes}}}"
 
 

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from . import api, pandoc
-from .assemble import Assembler
+from .assemble import Assembler, svg_size
 from .cover import cover
 from .download import archive, companions, everything
 from .outline import Outline, Page, read_outline, read_settings
@@ -503,10 +503,7 @@ def wanted(blocks: list[pandoc.Node]) -> set[tuple[str, str]]:
 
 def svg_width(path: Path) -> int:
     """How wide a drawing of the book's own is, 0 if that is not known."""
-    if path.suffix != ".svg" or not path.is_file():
-        return 0
-    box = re.search(r'viewBox="[-\d.]+[ ,]+[-\d.]+[ ,]+([\d.]+)', path.read_text(encoding="utf-8"))
-    return round(float(box[1])) if box else 0
+    return svg_size(path.read_text(encoding="utf-8"))[0] if path.suffix == ".svg" and path.is_file() else 0
 
 
 def notebook_title(path: Path) -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 
 COLORS = {"symbolic": "blue", "exhaustive": "orange", "numeric": "green", "montecarlo": "violet"}
 ORDER = list(COLORS)
+ROOM = 44  # between two numbers that a phone shows; those between are left out there
 
 
 def cover(records: list[dict]) -> str:
@@ -58,11 +59,13 @@ def cover(records: list[dict]) -> str:
         dots.append(
             f'<circle cx="{place[label]:.1f}" cy="{base}" r="{radius:.1f}" {fill}><title>{title}</title></circle>'
         )
-    names = []
+    names, shown = [], -ROOM
     for start, end, record in starts:
         middle = (start + end) / 2
+        between = ' class="between"' if middle - shown < ROOM else ""
+        shown = shown if between else middle
         names.append(
-            f'<a href="{record["url"]}"><title>{record["number"]} {html.escape(record["title"])}</title><text x="{middle:.1f}" y="{base + 22}" text-anchor="middle">{record["number"]}</text></a>'
+            f'<a href="{record["url"]}"{between}><title>{record["number"]} {html.escape(record["title"])}</title><text x="{middle:.1f}" y="{base + 22}" text-anchor="middle">{record["number"]}</text></a>'
         )
     count, links = len(labels), len(arcs)
     alt = f"{count} formulas on a line, grouped by chapter; {links} arcs lead from each formula to those derived from it."

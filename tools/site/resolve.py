@@ -28,7 +28,10 @@ KIND = {"Equation": "eq", "Figure": "fig", "Table": "tbl", "Section": "sec"}
 LEFTOVER = re.compile(r"@(?:eq|fig|tbl|sec)-|\{#|^:::|^#\||\[\^[\w-]+\]|\{\.[a-z-]+\}")
 FOOTNOTES = "<!--footnotes-->"  # where they go: before the references
 MARGIN = {"aside", "column-margin"}  # Quarto's names for what stands beside the text
-WIDE_PICTURE = 500  # pixels; what is wider may be read by scrolling on a phone
+WIDE_PICTURE = 440  # pixels; what is wider may be read by scrolling on a phone
+LEAST = {
+    ".svg": 0.95
+}  # the share of its width that a picture keeps there, for its labels; others 0.78, as in style.css
 STACKED = 60  # characters in a row on average, from which a table of words is a list of blocks on a phone
 GLUED = 24  # characters of TeX; a longer formula may need its own breaks on a phone
 # What may not be torn off a formula by the end of a line: an opening bracket before, punctuation or "th" after.
@@ -305,7 +308,10 @@ class Resolver:
         block = {"t": node["t"], "c": self.walk(node["c"])}
         if width <= WIDE_PICTURE:
             return block
-        pairs = {"tabindex": "0", "role": "group", "aria_label": "Picture", "style": f"--natural:{width}px"}
+        style = f"--natural:{width}px" + "".join(
+            f";--least:{n}" for end, n in LEAST.items() if url.endswith(end)
+        )
+        pairs = {"tabindex": "0", "role": "group", "aria_label": "Picture", "style": style}
         return pandoc.div(pandoc.attr("", ["picture"], **pairs), [block])
 
     on_plain = on_para

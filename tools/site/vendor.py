@@ -98,5 +98,5 @@ def diagram(svg: str, label: str, printed: bool = False) -> str:
     title = label.replace("&", "&amp;").replace("<", "&lt;")
     first = re.match(r"<svg ([^>]*)>", svg)
     attributes = re.sub(r'\s(?:width|height)="[^"]*"', "", " " + first[1])
-    size = f' width="{width}"' if printed else f' style="max-width:{float(width):.0f}px"'
+    size = f' width="{width}"' if printed else f' style="--natural:{float(width):.0f}px"'
     return f'<svg{attributes}{size} role="img"><title>{title}</title>' + svg[first.end() :]

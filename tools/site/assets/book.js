@@ -28,6 +28,9 @@
   document.fonts.ready.then(fit);
   addEventListener("resize", fit);
 
+  // ---- a wide drawing whose names are at its right end -----------------------------------------------
+  for (const box of all("#fig-derivations .picture")) box.scrollLeft = box.scrollWidth;
+
   // ---- chapters on a small screen -----------------------------------------------------------------
   const menu = one(".menu"), sidebar = one(".sidebar");
   const shown = () => body.classList.contains("menu-open");
