@@ -66,7 +66,10 @@ def main() -> None:
     )
     parser.add_argument("--record", type=Path)
     parser.add_argument(
-        "--skip", nargs="*", default=[], choices=["training", "sampling", "characters", "plays", "bpe"]
+        "--skip",
+        nargs="*",
+        default=[],
+        choices=["training", "sampling", "smollm2", "characters", "plays", "bpe"],
     )
     arguments = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
@@ -74,6 +77,7 @@ def main() -> None:
     for name, run in (
         ("training", lambda: program("training")),
         ("sampling", lambda: program("sampling")),
+        ("smollm2", lambda: program("smollm2")),
         ("characters", lambda: program("characters")),
         ("plays", plays),
         ("bpe", bpe),
