@@ -14,6 +14,7 @@ import io
 import itertools
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -308,7 +309,10 @@ def plan_command(
         from dataclasses import asdict
 
         from gptbook.scale import describe_plan, parse_count, plan
+        from gptbook.workshop.checks import require
 
+        finite = dollars_per_hour is None or math.isfinite(dollars_per_hour)
+        require(finite, f"dollars_per_hour = {dollars_per_hour} must be a finite number")
         made = plan(
             parse_count(params), parse_count(tokens), gpus, gpu=gpu, mfu=mfu, context=context,
             batch_tokens=parse_count(batch_tokens), dollars_per_hour=dollars_per_hour,
@@ -484,7 +488,7 @@ def export_command(
         )
         require(
             not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())),
-            f"{out} exists and is not an empty folder; choose another --out",
+            f"{folder} exists and is not an empty folder; choose another --out",
         )
         model, tokenizer = _model_by_name(run, checkpoint)
         if to == "hf":
@@ -538,10 +542,16 @@ def _one_line(box: str) -> str:
 
 
 def _fail(message: object, status: int = 2) -> int:
-    if isinstance(message, PermissionError) and message.filename is not None:
-        message = f"no permission for {message.filename}"
+    if isinstance(message, OSError) and message.strerror and message.filename is not None:
+        # what is being written has another name until it is whole
+        name = re.sub(r"(^|/)\.([^/]+)\.(\d+\.tmp|lock)$", r"\1\2", str(message.filename))
+        denied = isinstance(message, PermissionError)
+        message = f"no permission for {name}" if denied else f"{name}: {message.strerror}"
     print(f"gptbook: {' '.join(str(message).split())}", file=sys.stderr)
     return status
+
+
+_TOO_LARGE = "there is not enough memory; take a smaller model, --batch-size or --context-length"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -578,22 +588,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(_one_line(box.getvalue()) or box.getvalue())
     except (ValueError, OSError) as error:  # from a config's own checks
         return _fail(error)
+    command, done = next(iter(sys.argv[1:] if argv is None else argv)), False
     try:
         work()
+        done = True
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:  # who reads has seen enough, as in: gptbook corpora | head -1
         # or Python complains once more at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if command in ("train", "finetune") and not done:
+            return _fail(
+                f"{command} has stopped, as its output is no longer read; send it to a file instead", 1
+            )
         return 0
     except KeyboardInterrupt:
-        trains = (sys.argv[1:] if argv is None else list(argv))[:1] == ["train"]
-        return _fail("interrupted" + ("; repeat the command with --resume to go on" if trains else ""), 130)
+        again = "; repeat the command with --resume to go on" if command == "train" else ""
+        return _fail(f"interrupted{again}", 130)
+    except MemoryError:
+        if os.environ.get("GPTBOOK_DEBUG"):
+            raise
+        return _fail(_TOO_LARGE, 1)
     except RuntimeError as error:
         if type(error).__name__ == "Elsewhere":
             return 2  # the main process has said it
         if str(error).startswith("Symlink loop"):  # so says pathlib of Python 3.11 and 3.12
             return _fail(error)
+        if re.search("(?i)can't allocate memory|out of memory", str(error)) and not os.environ.get(
+            "GPTBOOK_DEBUG"
+        ):
+            return _fail(_TOO_LARGE, 1)
         lost = (
             re.search("(?i)connection|peer|socket|nccl|gloo", str(error))
             and int(os.environ.get("WORLD_SIZE", "1")) > 1

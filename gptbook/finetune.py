@@ -428,7 +428,7 @@ def read_examples(path: str | os.PathLike) -> tuple[dict[int, list[Message]], li
 
     ``FileNotFoundError`` if there is no such file, ``ValueError`` if it is a folder or not UTF-8.
     """
-    require(not Path(path).is_dir(), f"{path} is a folder; a file of JSON lines is needed")
+    require(not Path(path).is_dir(), f"{Path(path)} is a folder; a file of JSON lines is needed")
     if not Path(path).exists():
         raise FileNotFoundError(f"no such file: {path}")
     require(Path(path).is_file(), f"{path} is a pipe or a device; a file of JSON lines is needed")
@@ -528,7 +528,11 @@ def finetune(
     line), the base run or the folder.
     """
     folder = Path(config.out).resolve()
-    require(folder != Path(config.run).resolve(), "--out must name a folder other than the base run")
+    own = Path(config.run).resolve()
+    require(
+        own not in (folder, *folder.parents),
+        "--out must name a folder other than the base run, and outside it",
+    )
     (device, why), base = choose_device(config.device), read_run(config.run)
     dtype, why_dtype = choose_precision(device, config.precision)
     if config.threads:

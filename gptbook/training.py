@@ -461,7 +461,7 @@ def _prepare(config: TrainConfig, overwrite: bool, log: Callable[[str], None]) -
         )
         tokenizer.save(staging / "tokenizer.json")
         write_json(staging / "data" / "corpus.json", {"name": corpus.name, "bytes": corpus.n_bytes, "documents": {
-            s: [d.name for d in getattr(corpus, s)] for s in ("train", "val")}})  # fmt: skip
+            s: [d.name.encode(errors="backslashreplace").decode() for d in getattr(corpus, s)] for s in ("train", "val")}})  # fmt: skip
         versions = {
             "python": platform.python_version(),
             "torch": torch.__version__,

@@ -364,6 +364,8 @@ def test_debug_shows_the_traceback(run: Path, monkeypatch: Callable) -> None:
         ("train --corpus text --out text/new/er", "is a file"),
         ("train --corpus text --out /", "cannot be the folder of a run"),
         ("tokenizer --corpus text --out .", "must name a file"),
+        ("export story --to hf --out text/new", "text/new: Not a directory"),
+        ("plan --params 1B --tokens 20B --gpus 8 --dollars-per-hour inf --json", "must be a finite number"),
     ],
 )
 def test_names_that_lead_nowhere(command: str, saying: str, tmp_path: Path) -> None:
@@ -432,6 +434,41 @@ def test_letters_in_a_locale_without_letters(text: Path, tmp_path: Path) -> None
     assert done.returncode == 0 and done.stdout.decode().startswith("é"), done.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, names of files are letters")
+def test_a_name_in_a_corpus_that_is_no_text(tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in (b"a.txt", b"caf\xe9.txt"):
+        Path(os.fsdecode(os.path.join(os.fsencode(folder), name))).write_text(f"{name}\n" + TEXT * 40)
+    done = gptbook("train", "--corpus", folder, "--out", tmp_path / "run", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert r"caf\\udce9.txt" in (tmp_path / "run" / "data" / "corpus.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")]
+)
+def test_too_little_memory_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(*args, **kwargs):
+        raise error
+
+    monkeypatch.delenv("GPTBOOK_DEBUG", raising=False)
+    monkeypatch.setattr("gptbook.training.load_run", failing)
+    assert cli.main(["sample", "story"]) == 1
+    assert capsys.readouterr().err.startswith("gptbook: there is not enough memory; take a smaller model")
+
+
+def test_a_file_that_cannot_be_written_has_its_own_name(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not that of the file beside it, or of the lock, that stands for it meanwhile."""
+    cli._fail(FileNotFoundError(2, "No such file or directory", "there/.it.txt.123.tmp"))
+    cli._fail(PermissionError(13, "Permission denied", "there/.it.lock"))
+    assert capsys.readouterr().err.splitlines() == [
+        "gptbook: there/it.txt: No such file or directory", "gptbook: no permission for there/it",
+    ]  # fmt: skip
+
+
 @pytest.mark.skipif(os.name == "nt", reason="there, arguments are no bytes")
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gptbook", "sample", "story", "--prompt", b"caf\xe9"]
@@ -452,7 +489,7 @@ def test_a_home_that_cannot_be_written_is_no_news(run: Path, text: Path, tmp_pat
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
-def test_closed_pipes_end_in_peace_or_in_one_line() -> None:
+def test_closed_pipes_end_in_peace_or_in_one_line(tmp_path: Path) -> None:
     command = f"'{sys.executable}' -m gptbook"
 
     def shell(line: str) -> subprocess.CompletedProcess:
@@ -460,5 +497,10 @@ def test_closed_pipes_end_in_peace_or_in_one_line() -> None:
 
     done = shell(f"{command} plan --params 1B --tokens 20B --gpus 8 | true")
     assert (done.returncode, done.stderr) == (0, "")
+    train = f"train --corpus microworld-en --out {tmp_path / 'run'} --steps 1"
+    done = shell(f"PYTHONUNBUFFERED=1 {command} {train} | true")  # what was not done is no success
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1) and "train has stopped" in done.stderr, (
+        done.stderr
+    )
     done = shell(f"{command} chat story <&-")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "standard input" in done.stderr

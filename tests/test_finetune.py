@@ -512,6 +512,8 @@ def test_a_checkpoint_that_never_was(base: Path) -> None:
 def test_out_is_guarded(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="other than the base run"):
         quiet(config(base, "base"))
+    with pytest.raises(ValueError, match="outside it"):
+        quiet(config(base, "base/tuned"))
     quiet(config(base, "guarded", steps=1))
     with pytest.raises(ValueError, match="--overwrite"):
         quiet(config(base, "guarded", steps=1))
