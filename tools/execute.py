@@ -1,9 +1,11 @@
 """Execute notebooks in place: ``python tools/execute.py NOTEBOOK ...``.
 
 As ``jupyter nbconvert --execute --inplace`` does, but what a cell prints in pieces is kept as one output
-(nbconvert has no option for it), and the state of progress bars is left out.
+(nbconvert has no option for it), and the state of progress bars is left out. On one core, as the chapters say: training
+rounds differently on two, and a run that hangs by a thread ends elsewhere.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -23,5 +25,6 @@ def execute(path: Path) -> None:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     for name in sys.argv[1:]:
         execute(Path(name))
