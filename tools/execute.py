@@ -1,8 +1,8 @@
 """Execute notebooks in place: ``python tools/execute.py NOTEBOOK ...``.
 
 As ``jupyter nbconvert --execute --inplace`` does, but what a cell prints in pieces is kept as one output
-(nbconvert has no option for it), and the state of progress bars is left out. On one core, as the chapters say: training
-rounds differently on two, and a run that hangs by a thread ends elsewhere.
+(nbconvert has no option for it), and the state of progress bars is left out. On one core, as the
+chapters say: on two, training rounds differently, and some runs end elsewhere.
 """
 
 import os
