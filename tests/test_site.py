@@ -175,6 +175,8 @@ def test_names_lead_to_their_definition_and_from_there_to_the_api(site: Path) ->
         "c_api.html#api-one-double"
     ]
     assert page(site, "c_api.html").xpath("//*[@id='api-one-double']")
+    listed = page(site, "c_api.html").find_class("index")
+    assert [(text(a), a.get("href")) for a in listed] == [("double", "#api-one-double")]
 
 
 def test_glossary_terms_carry_their_chinese(site: Path) -> None:

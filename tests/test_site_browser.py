@@ -499,6 +499,25 @@ def test_the_diagram_is_drawn(browser, site: Path) -> None:
         assert "embedding" in v.page.locator(".diagram").first.text_content()
 
 
+def test_the_names_of_the_api_are_listed_and_found(browser, site: Path) -> None:
+    with visit(browser, (site / "c_api.html").as_uri(), width=390) as v:
+        listed = v.page.locator(".index").evaluate_all(
+            "all => all.map((a) => [a.textContent, a.hash.slice(1)])"
+        )
+        entries = v.page.locator(".content > h3").evaluate_all(
+            "all => all.map((e) => [e.innerText.trim(), e.id])"
+        )
+        assert listed == entries and len(entries) > 100
+        v.page.fill(".filter input", "Rotary")
+        seen = v.page.locator(".content > h3:visible").all_inner_texts()
+        assert 0 < len(seen) < 20 and all("rotary" in name.lower() for name in seen)
+        assert v.page.locator(".content > dl:visible").count() < 10
+        assert v.page.locator(".filter [role=status]").inner_text().startswith(f"{len(seen)} name")
+        v.page.evaluate("location.hash = '#api-tokenizer-BPETokenizer'")
+        v.page.wait_for_selector("#api-tokenizer-BPETokenizer")
+        assert v.page.locator(".content > h3:visible").count() == len(entries)
+
+
 # ---- interactive pieces --------------------------------------------------------------------------------
 
 

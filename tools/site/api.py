@@ -225,6 +225,8 @@ def markdown(modules: list[Module], outline: Outline, titles: dict[str, str], re
         parts.append(
             f"From [{where.lower() if where == 'Workshop' else where}: {titles.get(module.source, module.source)}]({module.source})."
         )
+        names = [f"[`{item.name}`](#{anchor(module, item.name)}){{.index}}" for item in module.items]
+        parts.append(" ".join(names))
         for item in module.items:
             parts += _entry(item, module, repository)
     return "\n\n".join(parts) + "\n"

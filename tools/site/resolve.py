@@ -228,7 +228,7 @@ class Resolver:
 
     def on_link(self, node: pandoc.Node) -> pandoc.Node:
         (identifier, classes, pairs), inlines, (url, title) = node["c"]
-        if "term" in classes:
+        if {"term", "index"} & {*classes}:  # whose names lead nowhere else
             return node
         inlines = self.walk_without_terms(inlines)
         if re.match(r"[a-z][a-z0-9+.-]*:", url):

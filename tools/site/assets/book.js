@@ -81,6 +81,44 @@
   addEventListener("beforeprint", () => { for (const e of all("article details:not([open])")) { e.open = true; e.dataset.printed = ""; } });
   addEventListener("afterprint", () => { for (const e of all("details[data-printed]")) { e.open = false; delete e.dataset.printed; } });
 
+  // ---- the names of the API, fewer with every letter --------------------------------------------------
+  const modules = [];
+  for (const e of all(".content > :is(h2[id^=api-], h2[id^=api-] ~ *)")) {
+    if (e.tagName === "H2") modules.push({ head: [], entries: [] });
+    const { head, entries } = modules.at(-1);
+    if (e.tagName === "H3") entries.push({ name: one("code", e).textContent.toLowerCase(), parts: [] });
+    (entries.at(-1)?.parts ?? head).push(e);
+  }
+  if (modules.length) {
+    const input = Object.assign(document.createElement("input"), { type: "search", autocomplete: "off", spellcheck: false });
+    const label = Object.assign(document.createElement("label"), { textContent: "Find a name " });
+    const status = Object.assign(document.createElement("span"), { role: "status" });
+    const box = Object.assign(document.createElement("p"), { className: "filter" });
+    label.append(input);
+    box.append(label, status);
+    modules[0].head[0].before(box);
+    const filter = () => {
+      const wanted = input.value.trim().toLowerCase();
+      let count = 0;
+      for (const { head, entries } of modules) {
+        let some = 0;
+        for (const { name, parts } of entries) {
+          const keep = name.includes(wanted);
+          some += keep;
+          for (const part of parts) part.hidden = !keep;
+        }
+        for (const [i, part] of head.entries()) part.hidden = !some || (wanted !== "" && i > 0);
+        count += some;
+      }
+      status.textContent = wanted ? `${count} ${count === 1 ? "name" : "names"}` : "";
+    };
+    input.addEventListener("input", filter);
+    addEventListener("hashchange", () => { // what is wanted by its address is shown
+      const target = document.getElementById(location.hash.slice(1));
+      if (target?.hidden) { input.value = ""; filter(); target.scrollIntoView(); }
+    });
+  }
+
   // ---- where one is on the page -----------------------------------------------------------------------
   const entries = all(".toc a").map((a) => [a, document.getElementById(decodeURIComponent(a.hash.slice(1)))]).filter(([, t]) => t);
   if (entries.length) {
