@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import sitebook
+import yaml
 from bookfiles import ROOT
 from lxml import etree, html
 from sitebook import CHAPTERS, PNG, SVG, code, markdown, printed, shown, write_book
@@ -106,6 +107,17 @@ def test_staging_for_quarto_loses_nothing_of_the_first_cell(tmp_path: Path) -> N
     assert "index.qmd" in (tmp_path / "_proc" / "_quarto.yml").read_text()
     assert not (tmp_path / "_proc" / "index.ipynb").exists()
     assert "#| check: eq-one" in (tmp_path / "_proc" / "01_one.ipynb").read_text()
+
+
+def test_quarto_finds_all_that_its_settings_name(tmp_path: Path) -> None:
+    config = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
+    form = config["format"]["html"]
+    named = [form["css"], form["include-after-body"], config["bibliography"]]
+    assert [name for name in named if not (ROOT / "nbs" / name).is_file()] == []
+    outline = read_outline(write_book(tmp_path))
+    write_for_quarto(outline, tmp_path / "_proc", tmp_path / "node_modules" / "katex" / "dist")
+    folders = [*config["project"]["resources"], form["html-math-method"]["url"]]
+    assert [name for name in folders if not (tmp_path / "_proc" / name).is_dir()] == []
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,11 @@ from urllib.parse import urlsplit
 
 import pytest
 from bookfiles import ROOT
-from sitebook import built_book, lacking
+from sitebook import built_book, lacking, write_book
 
 from tools.site import vendor
 from tools.site.outline import read_outline
+from tools.site.stage import write_for_quarto
 
 PAGES = [page.url for page in read_outline().pages]
 FLAGS = [
@@ -516,6 +517,46 @@ def test_the_names_of_the_api_are_listed_and_found(browser, site: Path) -> None:
         v.page.evaluate("location.hash = '#api-tokenizer-BPETokenizer'")
         v.page.wait_for_selector("#api-tokenizer-BPETokenizer")
         assert v.page.locator(".content > h3:visible").count() == len(entries)
+
+
+# ---- what Quarto includes in its pages ---------------------------------------------------------------
+
+AS_QUARTO = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>t</title>
+<meta name="viewport" content="width=device-width"><meta name="quarto:offset" content="../">
+<style>{style}</style></head><body><main><h1>Token</h1>
+<p>Each <strong>token</strong>, tokens and a token more.</p>
+<div class="cell" data-check="eq-one numeric"></div><p id="eq-one">x</p>
+<table class="words"><thead><tr><th>name</th><th>what</th><th>where</th></tr></thead>
+<tbody><tr><td>a</td><td>{words}</td><td>here</td></tr></tbody></table>
+<table class="numbers"><thead><tr>{heads}</tr></thead><tbody><tr>{cells}</tr></tbody></table>
+</main>{after}</body></html>"""
+
+
+def test_quarto_s_pages_get_terms_badges_and_tables_for_a_phone(browser, tmp_path: Path) -> None:
+    root = write_book(tmp_path)
+    for name in ("quarto.html", "quarto.css"):
+        shutil.copy(ROOT / "nbs" / name, root / "nbs" / name)
+    write_for_quarto(read_outline(root), root / "_proc")
+    html = AS_QUARTO.format(
+        style=(root / "_proc" / "quarto.css").read_text(encoding="utf-8"), words="word " * 30,
+        heads="<th style='text-align: right'>number</th>" * 20, cells="<td>1234</td>" * 20,
+        after=(root / "_proc" / "quarto.html").read_text(encoding="utf-8"),
+    )  # fmt: skip
+    (root / "page.html").write_text(html, encoding="utf-8")
+    with visit(browser, (root / "page.html").as_uri(), width=390, touch=True) as v:
+        assert v.complaints == []
+        assert v.page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert v.page.locator(".check-badge").inner_text() == "checked numerically: one"
+        assert v.page.locator(".term").all_inner_texts() == ["token"]
+        v.page.locator(".term").tap()
+        meaning = v.page.locator(".meaning:popover-open")
+        assert meaning.inner_text().split("\n") == ["token · 词元", "A unit of text. Read on"]
+        assert meaning.locator("a").get_attribute("href") == "../one.html#sec-first"
+        v.page.keyboard.press("Escape")
+        assert not meaning.count()
+        cells = v.page.locator(".stack .words").get_by_role("cell")
+        assert [cells.nth(i).bounding_box()["x"] for i in range(3)] == [cells.first.bounding_box()["x"]] * 3
+        assert v.page.locator(".wide .numbers").count() and not v.page.locator(".stack .numbers").count()
 
 
 # ---- interactive pieces --------------------------------------------------------------------------------

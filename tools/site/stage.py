@@ -115,6 +115,20 @@ def preface(path: Path) -> str:
     return "\n\n".join([f"{title} {{.unnumbered}}", question.strip(), *rest]) + "\n"
 
 
+def _put_glossary(outline: Outline, path: Path) -> None:
+    """Put the glossary, with the addresses of the pages, at the head of what Quarto includes after every body."""
+    if not path.is_file():
+        return
+    urls = {page.source: page.url for page in outline.pages}
+    entries = json.loads((outline.nbs / "glossary.json").read_text(encoding="utf-8"))
+    for entry in entries:
+        source, mark, anchor = entry.pop("place").partition("#")
+        entry["url"] = urls[source] + mark + anchor
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+    data = f'<script type="application/json" id="glossary">{text}</script>\n'
+    path.write_text(data + path.read_text(encoding="utf-8"), encoding="utf-8")
+
+
 def write_for_quarto(outline: Outline, target: Path, katex: Path | None = None) -> None:
     """Write staged notebooks, ``_quarto.yml`` and all other files of ``nbs`` into ``target``, KaTeX beside them."""
     from fastcore.nbio import write_nb
@@ -132,6 +146,7 @@ def write_for_quarto(outline: Outline, target: Path, katex: Path | None = None) 
             write_nb(nb, target / page.source)
     book = (outline.root / "_quarto.yml").read_text(encoding="utf-8")
     (target / "_quarto.yml").write_text(book.replace("index.ipynb", "index.qmd"), encoding="utf-8")
+    _put_glossary(outline, target / "quarto.html")
     if katex is not None:
         shutil.copytree(katex, target / "katex")
     for folder in {page.source.rpartition("/")[0] for page in outline.pages} - {""}:
