@@ -693,8 +693,9 @@ def _page(report: Report) -> Iterator[_PageBlock]:
     yield "title", f"{report.config.preset} on {Path(report.config.corpus).name}"
     yield (
         "text",
-        f"Measured on the split {e.split!r}: {e.tokens:,} tokens, {e.bytes:,} bytes. Intervals cover 95 %, "
-        "from means of blocks of tokens.",
+        f"Measured on the split {e.split!r}: {e.tokens:,} tokens, {e.bytes:,} bytes. Intervals are made "
+        "to cover 95 %, from means of blocks of tokens. They know the scatter inside this text; how much "
+        "other texts differ they do not, and for a new text they are too narrow.",
     )
     rows = [("loss (nats per token)", f"{e.loss:.3f}", interval(e.loss_ci)),
             ("perplexity (per token)", f"{e.perplexity:.1f}", interval(tuple(map(_exp, e.loss_ci)))),
