@@ -890,6 +890,7 @@ def _loop(
             best = False
             if state["step"] % config.eval_every == 0 or state["step"] == config.steps:
                 line["val_loss"] = mean_loss(engine.model, engine.held_out, engine.dtype)
+                _require_finite(engine, state["step"], line["val_loss"])
                 best = state["best_loss"] is None or line["val_loss"] < state["best_loss"]
                 state["best_loss"] = line["val_loss"] if best else state["best_loss"]
             metrics.append(line)
@@ -898,6 +899,7 @@ def _loop(
             if "val_loss" in line or stopping:
                 if log_file:
                     log_file.flush()
+                _require_finite(engine, state["step"])
                 _checkpoint(engine, state, best)
                 if world.main and "val_loss" in line:
                     plot_loss(metrics, folder / "loss.png", f"{config.shape} on {Path(config.corpus).name}")
@@ -910,6 +912,20 @@ def _loop(
                 shown | ({"held out": f"{state['best_loss']:.3f}"} if state["best_loss"] else {}),
                 refresh=False,
             )
+
+
+def _require_finite(engine: _Engine, step: int, val_loss: float | None = None) -> None:
+    """``ValueError`` in all processes if, in any, the held-out loss or a weight is not a number: so nothing
+    that is broken is ever saved."""
+    parts = (p.to_local() if isinstance(p, DTensor) else p for p in engine.model.parameters())
+    if val_loss is None:
+        broken, what = not all(p.isfinite().all() for p in parts), "a weight is not finite"
+    else:
+        broken, what = not math.isfinite(val_loss), f"the held-out loss is not finite ({val_loss:.3g})"
+    require(
+        not engine.world.any(broken, engine.device),
+        f"step {step}: {what}; try a lower --lr or more --warmup",
+    )
 
 
 def _checkpoint(engine: _Engine, state: dict[str, Any], best: bool) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -367,6 +368,47 @@ def test_not_a_number(
     assert "step 7: the loss or gradient is not finite" in capsys.readouterr().err
     assert load_checkpoint(tmp_path / "run", "last")[1]["step"] == 4
     load_run(tmp_path / "run")
+
+
+def damaging_after(step: int, value: float) -> Callable:
+    """A `train_step` after which, at this step, one weight has this value."""
+    real = training.train_step
+
+    def train_step(model: GPT, *arguments: object, **named: object) -> dict:
+        line = real(model, *arguments, **named)
+        if arguments[2] + 1 == step:
+            with torch.no_grad():
+                model.norm.weight[0] = value
+        return line
+
+    return train_step
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("step", "saying"),
+    [(8, "the held-out loss is not finite"), (7, "the loss or gradient is"), (6, "a weight is not finite")],
+)
+def test_broken_weights_are_never_saved(
+    step: int, saying: str, value: float, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    """Broken after a step that was finite: before an evaluation, another step or an interruption."""
+    damaged = step - 1 if "gradient" in saying else step
+    monkeypatch.setattr(training, "train_step", damaging_after(damaged, value))
+    if "weight" in saying:
+        steps = iter(range(1, 13))  # the flag is looked at once a step
+        monkeypatch.setattr(training, "stop_requested", lambda: nullcontext(lambda: next(steps) == step))
+    assert main(options(corpus, tmp_path / "run")) == 2
+    said = capsys.readouterr().err
+    assert f"gptbook: step {step}: {saying}" in said and "Traceback" not in said
+    assert load_checkpoint(tmp_path / "run", "last")[1]["step"] == 4
+    for which in ("best", "last"):
+        model, _ = load_run(tmp_path / "run", which)
+        assert all(p.isfinite().all() for p in model.parameters())
+    monkeypatch.undo()
+    assert main([*options(corpus, tmp_path / "run"), "--resume"]) == 0
+    assert load_checkpoint(tmp_path / "run", "last")[1]["step"] == 12
 
 
 def test_a_replacement_that_fails_early_replaces_nothing(
