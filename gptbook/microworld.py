@@ -729,8 +729,7 @@ def step_entropy(world: World, split: str = "train") -> float:
 def entropy(n: int = 2000, seed: int = 0, split: str = "train") -> tuple[float, float]:
     """The entropy of a story in nats and its standard error, from n stories.
 
-    Of each story the entropies of its steps are summed, which has the same mean as -log P(story) and scatters
-    less.
+    Of each story the entropies of its steps are summed, which has the same mean as -log P(story).
     """
     totals = []
     for i in range(n):
