@@ -225,6 +225,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'gptbook.evaluate.trim': ('evaluate.html#trim', 'gptbook/evaluate.py'),
                                   'gptbook.evaluate.window_plan': ('evaluate.html#window_plan', 'gptbook/evaluate.py'),
                                   'gptbook.evaluate.world_measures': ('evaluate.html#world_measures', 'gptbook/evaluate.py'),
+                                  'gptbook.evaluate.world_ngram': ('evaluate.html#world_ngram', 'gptbook/evaluate.py'),
                                   'gptbook.evaluate.write_report': ('evaluate.html#write_report', 'gptbook/evaluate.py')},
             'gptbook.feedforward': { 'gptbook.feedforward.FeedForward': ('feedforward.html#feedforward', 'gptbook/feedforward.py'),
                                      'gptbook.feedforward.FeedForward.__init__': ( 'feedforward.html#feedforward.__init__',

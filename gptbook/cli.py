@@ -194,7 +194,8 @@ def eval_command(
     Args:
         run: folder of a run, or the name of a model that comes with the book: story or reader.
         split: the held-out text, or the one it was trained on.
-        baseline: also fit the best n-gram to the same training text.
+        baseline: also fit the best n-gram to the same training text; for the microworld also the one that
+            writes the most true stories.
         report: also write a page with all measures, plots and samples, as .html or .md; replaces an earlier
             report only.
     """
@@ -205,6 +206,7 @@ def eval_command(
             evaluate_run,
             ngram_baseline,
             world_measures,
+            world_ngram,
             write_report,
         )
         from gptbook.training import load_run, read_run
@@ -220,7 +222,9 @@ def eval_command(
         )
         line: dict[str, Any] = {"run": run} | result.to_dict()
         if (corpus := read_run(folder).corpus).startswith("microworld-"):
-            line |= world_measures(*load_run(folder), corpus.removeprefix("microworld-"))
+            language = corpus.removeprefix("microworld-")
+            line |= world_measures(*load_run(folder), language)
+            line |= {"world_ngram": world_ngram(folder, language)} if baseline else {}
         print(json.dumps(line | ({"ngram": ngram} if baseline else {})))
 
     return work

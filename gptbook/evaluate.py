@@ -9,7 +9,8 @@ __all__ = ['Measure', 'CLASSES', 'MARK', 'window_plan', 'score_tokens', 'nats', 
            'spread_windows', 'position_losses', 'token_classes', 'frequency_deciles', 'GroupLoss', 'group_losses',
            'top_choice', 'Calibration', 'calibration', 'fit_temperature', 'distinct_n', 'repetition', 'SuffixArray',
            'Copy', 'longest_copied', 'Sample', 'Report', 'measure_run', 'check_report_path', 'write_report',
-           'story_rows', 'trim', 'story_scores', 'Asked', 'StoryJudge', 'training_stories', 'world_measures']
+           'story_rows', 'trim', 'story_scores', 'Asked', 'StoryJudge', 'training_stories', 'world_measures',
+           'world_ngram']
 
 # %% ../nbs/15_evaluate.ipynb #bdb182f5
 import base64
@@ -35,7 +36,7 @@ from . import microworld
 from .config import TrainConfig
 from .data import WORLD_TRAIN, TokenData
 from .model import GPT
-from .probability import best_ngram, bits_per_byte, perplexity
+from .probability import NGram, best_ngram, bits_per_byte, perplexity
 from .sample import generate_text
 from .tokenizer import Tokenizer
 from .training import load_run, read_metrics, read_run
@@ -1033,3 +1034,26 @@ def world_measures(
 ) -> dict[str, Any]:
     """What a model of the microworld's stories has learned, by a `StoryJudge` of ``n`` stories."""
     return StoryJudge(tokenizer, language, n)(model, seed)
+
+
+def world_ngram(folder: str | Path, language: str, n: int = 200, highest: int = 8) -> dict[str, float]:
+    """The n-gram that writes the most true stories of ``n``, fitted to the tokens of a run's training stories:
+    ``order``, up to ``highest``, and its shares ``grammatical``, ``true`` and ``answered``."""
+    tokenizer, data = open_run(folder).tokenizer, TokenData(Path(folder) / "data", "train")
+    ids = data.read(0, len(data))
+    cuts = np.flatnonzero(ids == tokenizer.end_of_text)
+    longest = int(np.diff(cuts).max()) + 1
+    model = NGram(highest, tokenizer.vocab_size).fit(
+        [part.tolist() for part in np.split(ids, cuts + 1) if len(part) > 1]
+    )
+    best, rng = {}, np.random.default_rng(0)
+    for order in range(1, highest + 1):
+        rows = [model.sample(longest, rng, order=order).tolist() for _ in range(n)]
+        ended = [row[: row.index(tokenizer.end_of_text)] for row in rows if tokenizer.end_of_text in row]
+        graded = microworld.grade([tokenizer.decode(row) for row in ended], language)
+        true = graded.true * len(ended) / n  # a story without an end is none
+        if not best or (true, graded.grammatical) > (best["true"], best["grammatical"]):
+            best = {
+                "order": order, "grammatical": graded.grammatical, "true": true, "answered": graded.answered,
+            }  # fmt: skip
+    return best

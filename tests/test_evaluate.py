@@ -38,6 +38,7 @@ from gptbook.evaluate import (
     token_classes,
     token_losses,
     world_measures,
+    world_ngram,
     write_report,
 )
 from gptbook.tokenizer import BPETokenizer, CharTokenizer, train_tokenizer
@@ -338,6 +339,8 @@ def test_measures_of_the_small_world(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found["new"] == 1.0 and found["grammatical_error"] < 0.2
     again = world_measures(run.model, run.tokenizer, "en", n=20)
     assert again == found, "the same seed, the same numbers"
+    counted = world_ngram(tmp_path / "run", "en", n=20, highest=3)
+    assert 1 <= counted["order"] <= 3 and 0.1 < counted["grammatical"] < 1 and counted["true"] <= 0.2
 
 
 class Oracle(torch.nn.Module):

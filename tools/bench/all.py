@@ -69,7 +69,7 @@ def main() -> None:
         "--skip",
         nargs="*",
         default=[],
-        choices=["training", "sampling", "smollm2", "characters", "plays", "bpe"],
+        choices=["training", "sampling", "smollm2", "world", "characters", "plays", "bpe"],
     )
     arguments = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
@@ -78,6 +78,7 @@ def main() -> None:
         ("training", lambda: program("training")),
         ("sampling", lambda: program("sampling")),
         ("smollm2", lambda: program("smollm2")),
+        ("world", lambda: program("world")),
         ("characters", lambda: program("characters")),
         ("plays", plays),
         ("bpe", bpe),
