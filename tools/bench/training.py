@@ -68,21 +68,19 @@ def main() -> None:
         sides |= {"transformers bf16": their_step(chosen), "gptbook fp32": our_step(torch.float32)}
     seconds = medians(take_turns(sides, repeats))
     rates = {name: BATCH * LENGTH / value for name, value in seconds.items()}
-    ratio = rates["gptbook default"] / rates["transformers fp32"]
-    rows = [
-        [
-            "training, tokens/s",
-            f"our default ({why.split(',')[0]}) against transformers GPT-2 fp32",
-            rates["gptbook default"],
-            rates["transformers fp32"],
-            ratio,
-            2.0,
-        ]
-    ]
+    rows = []
+    for ours, theirs, compared, least in (
+        ("default", "fp32", f"our default ({why.split(',')[0]}) against transformers GPT-2 fp32", 2.0),
+        ("fp32", "fp32", "fp32 both, the same GPT-2 of transformers; no goal was set", 0.0),
+        ("default", "bf16", "bf16 both, the same GPT-2 of transformers; no goal was set", 0.0),
+    ):
+        pair = rates.get(f"gptbook {ours}"), rates.get(f"transformers {theirs}")
+        if all(pair):
+            rows.append(["training, tokens/s", compared, *pair, pair[0] / pair[1], least])
     save("training", {"tokens_per_second": rates, "precision": why, "rows": rows})
     for name, rate in rates.items():
         print(f"training  {name:<18} {rate:7,.0f} tokens/s")
-    print(f"training  ratio {ratio:.2f}")
+    print("training  ratios", *(f"{row[4]:.2f}" for row in rows))
 
 
 if __name__ == "__main__":
