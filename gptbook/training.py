@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, fields
+from functools import partial
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,7 +32,11 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint import (
+    CheckpointException,
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -51,8 +56,8 @@ from gptbook.optim import (
 )
 from .tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from .workshop.checks import one_of, require
-from .workshop.files import atomic_write, read_json, sha256_file, write_json
-from .workshop.processes import World, only_one, stop_requested
+from .workshop.files import atomic_write, open_output, read_json, sha256_file, write_json
+from .workshop.processes import Elsewhere, World, only_one, stop_requested
 
 # %% ../nbs/13_training.ipynb #6bb19fae
 def choose_device(wanted: str = "auto") -> tuple[torch.device, str]:
@@ -121,18 +126,30 @@ def _write_tensors(tensors: dict[str, Tensor], path: Path, world: World) -> None
     """One safetensors file of whole tensors. Parts that lie in several processes are put together by
     torch.distributed.checkpoint."""
     if not any(isinstance(t, DTensor) for t in tensors.values()):
-        if world.main:
-            with atomic_write(path) as file:
-                file.write(save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}))
+        world.by_main(lambda: _write_whole(tensors, path))
         return
     parts = path.with_name(f".{path.name}.parts")
-    dcp.save(
-        tensors,
-        storage_writer=HuggingFaceStorageWriter(str(parts), save_distributed=True, enable_consolidation=True),
-    )
-    if world.main:
-        os.replace(parts / "model-00001-of-00001.safetensors", path)
-        shutil.rmtree(parts)
+    writer = HuggingFaceStorageWriter(str(parts), save_distributed=True, enable_consolidation=True)
+    try:
+        dcp.save(tensors, storage_writer=writer)
+    except CheckpointException as failure:  # it comes to all, whoever could not write
+        errors = [error for error, _ in failure.failures.values() if isinstance(error, OSError)]
+        if not errors:
+            raise
+        if not world.main:
+            raise Elsewhere(str(errors[0])) from None
+        raise OSError(errors[0].errno, errors[0].strerror, str(path)) from None
+    world.by_main(lambda: _move_out(parts, path))
+
+
+def _write_whole(tensors: dict[str, Tensor], path: Path) -> None:
+    with atomic_write(path) as file:
+        file.write(save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}))
+
+
+def _move_out(parts: Path, path: Path) -> None:
+    os.replace(parts / "model-00001-of-00001.safetensors", path)
+    shutil.rmtree(parts)
 
 
 def _read_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -175,25 +192,33 @@ def save_checkpoint(
     state: dict[str, Any],
     world: World | None = None,
 ) -> dict[str, Any]:
-    """Write a checkpoint into ``folder``/checkpoints; in the main process, return the pointer to it (name,
-    step, SHA-256 of its files)."""
+    """Write a checkpoint into ``folder``/checkpoints; return the pointer to it (name, step, SHA-256 of its
+    files)."""
     world = world or World()
-    name = f"step-{state['step']:08d}"
-    final, temporary = folder / "checkpoints" / name, folder / "checkpoints" / f".{name}.tmp"
-    if world.main:
+    temporary = folder / "checkpoints" / f".step-{state['step']:08d}.tmp"
+
+    def begin() -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-    world.wait()
+
+    def describe() -> None:
+        write_json(temporary / "config.json", model.config.to_dict())
+        write_json(temporary / "state.json", state)
+
+    world.by_main(begin)
     try:
         _write_tensors(_model_tensors(model), temporary / "model.safetensors", world)
         _write_tensors(_optimizer_tensors(model, optimizers), temporary / "optimizer.safetensors", world)
-        if not world.main:
-            return {}
-        write_json(temporary / "config.json", model.config.to_dict())
-        write_json(temporary / "state.json", state)
-    except OSError:  # the disk is full, perhaps: make room again
-        shutil.rmtree(temporary, ignore_errors=True)
+        world.by_main(describe)
+    except (OSError, Elsewhere):  # the disk is full, perhaps: make room again, before any process ends
+        world.by_main(lambda: shutil.rmtree(temporary, ignore_errors=True))
         raise
+    return world.by_main(lambda: _finish(temporary, state["step"]))
+
+
+def _finish(temporary: Path, step: int) -> dict[str, Any]:
+    name = f"step-{step:08d}"
+    final = temporary.with_name(name)
     # left by a run that stopped between the rename below and the new pointer; best.json may point to it
     if final.exists():
         old = final.with_name(f".{name}.old")
@@ -202,7 +227,7 @@ def save_checkpoint(
     temporary.rename(final)
     return {
         "checkpoint": name,
-        "step": state["step"],
+        "step": step,
         "sha256": {p.name: sha256_file(p) for p in sorted(final.iterdir())},
     }
 
@@ -873,12 +898,11 @@ def _loop(
     on_step: Callable[[dict[str, Any]], None] | None,
 ) -> None:  # fmt: skip
     config, folder, world = engine.config, engine.folder, engine.world
-    log_file = None
-    if world.main:
-        # what came after the checkpoint will be computed again
-        with atomic_write(folder / "metrics.jsonl") as file:
-            file.writelines((json.dumps(m) + "\n").encode() for m in metrics)
-        log_file = open(folder / "metrics.jsonl", "a", encoding="utf-8")
+    log_path = folder / "metrics.jsonl"
+    # what came after the checkpoint will be computed again
+    world.by_main(lambda: _write_lines(log_path, metrics))
+    # a large buffer: it is written where all processes hear if it cannot be
+    log_file = open_output(log_path, "ab", 2**20) if world.main else None
     hidden = not world.main or (None if progress is None else not progress)
     bar = tqdm(total=config.steps, initial=state["step"], unit="step", disable=hidden)
     with bar, log_file or nullcontext(), stop_requested() as stop:
@@ -895,14 +919,14 @@ def _loop(
                 state["best_loss"] = line["val_loss"] if best else state["best_loss"]
             metrics.append(line)
             if log_file:
-                log_file.write(json.dumps(line) + "\n")
+                log_file.write((json.dumps(line) + "\n").encode())
             if "val_loss" in line or stopping:
-                if log_file:
-                    log_file.flush()
+                world.by_main(lambda: log_file and log_file.flush())
                 _require_finite(engine, state["step"])
                 _checkpoint(engine, state, best)
-                if world.main and "val_loss" in line:
-                    plot_loss(metrics, folder / "loss.png", f"{config.shape} on {Path(config.corpus).name}")
+                if "val_loss" in line:
+                    title = f"{config.shape} on {Path(config.corpus).name}"
+                    world.by_main(partial(plot_loss, metrics, folder / "loss.png", title))
             if on_step:
                 on_step(line)
             if stopping and state["step"] < config.steps:
@@ -912,6 +936,11 @@ def _loop(
                 shown | ({"held out": f"{state['best_loss']:.3f}"} if state["best_loss"] else {}),
                 refresh=False,
             )
+
+
+def _write_lines(path: Path, metrics: list[dict[str, Any]]) -> None:
+    with atomic_write(path) as file:
+        file.writelines((json.dumps(m) + "\n").encode() for m in metrics)
 
 
 def _require_finite(engine: _Engine, step: int, val_loss: float | None = None) -> None:
@@ -929,10 +958,11 @@ def _require_finite(engine: _Engine, step: int, val_loss: float | None = None) -
 
 
 def _checkpoint(engine: _Engine, state: dict[str, Any], best: bool) -> None:
-    folder = engine.folder
-    pointer = save_checkpoint(folder, engine.model, engine.optimizers, state, engine.world)
-    if not engine.world.main:
-        return
+    pointer = save_checkpoint(engine.folder, engine.model, engine.optimizers, state, engine.world)
+    engine.world.by_main(lambda: _point_to(engine.folder, pointer, best))
+
+
+def _point_to(folder: Path, pointer: dict[str, Any], best: bool) -> None:
     if (folder / "last.json").is_file() and read_json(folder / "last.json") != pointer:
         write_json(folder / "previous.json", read_json(folder / "last.json"))
     for which in ("best", "last") if best or not (folder / "best.json").is_file() else ("last",):

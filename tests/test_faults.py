@@ -166,9 +166,19 @@ def test_two_processes_in_one_folder(run: Path, corpus: Path, capsys: pytest.Cap
 # ---- the disk ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "place", ["model.safetensors", "optimizer.safetensors", "state.json", "metrics.jsonl"]
-)
+def assert_stopped_and_resumes(status: int, said: str, corpus: Path, folder: Path) -> None:
+    """One line was said, the checkpoint of step 4 is whole, nothing else is left, the run goes on from it."""
+    assert status == 1 and said.startswith("gptbook: ") and said.count("\n") == 1
+    assert load_checkpoint(folder / "run", "last")[1]["step"] == 4
+    assert [path.name for path in (folder / "run" / "checkpoints").iterdir()] == ["step-00000004"]
+    assert not [path for path in folder.rglob("*") if path.name.endswith((".tmp", ".parts"))]
+    train(TrainConfig(corpus=str(corpus), out=str(folder / "run")), resume=True, **QUIET)
+    train(TrainConfig(corpus=str(corpus), out=str(folder / "whole"), **SMALL), **QUIET)
+    assert final(folder / "run") == final(folder / "whole")
+    assert [m["step"] for m in training.read_metrics(folder / "run")] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("place", ["model.safetensors", "optimizer.safetensors", "state.json"])
 def test_disk_full(
     place: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -180,23 +190,42 @@ def test_disk_full(
         if place in path:
             writes.append(path)
             if len(writes) == 2:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # like the system's, it has no name
         real(number)
 
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("needs /proc, to see which file is written")
     monkeypatch.setattr(os, "fsync", fsync)
-    status = main(options(corpus, tmp_path / "run"))
-    said = capsys.readouterr().err.strip().splitlines()
-    if place == "metrics.jsonl":  # synced once, when it is begun
-        assert status == 0
-        return
-    assert status == 1 and "No space left" in said[-1] and "Traceback" not in "".join(said)
-    assert load_checkpoint(tmp_path / "run", "last")[1]["step"] == 4
+    status, said = main(options(corpus, tmp_path / "run")), capsys.readouterr().err
+    assert f"{place}: No space left" in said
     monkeypatch.setattr(os, "fsync", real)
-    train(TrainConfig(corpus=str(corpus), out=str(tmp_path / "run")), resume=True, **QUIET)
-    train(TrainConfig(corpus=str(corpus), out=str(tmp_path / "whole"), **SMALL), **QUIET)
-    assert final(tmp_path / "run") == final(tmp_path / "whole")
+    assert_stopped_and_resumes(status, said, corpus, tmp_path)
+
+
+@pytest.mark.parametrize(("place", "more"), [("metrics.jsonl", 0), ("model.safetensors", 4000)])
+def test_a_write_that_fails_names_its_file(
+    place: str, more: int, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    """After step 5 the system lets no file grow beyond the log's size, or a little more: a real refusal."""
+    resource = pytest.importorskip("resource")
+    before, real = resource.getrlimit(resource.RLIMIT_FSIZE), training.train_step
+
+    def train_step(*arguments: object, **named: object) -> dict:
+        if arguments[3] == 5:
+            size = (tmp_path / "run" / "metrics.jsonl").stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + more, before[1]))
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(training, "train_step", train_step)
+    try:
+        status = main(options(corpus, tmp_path / "run"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    said = capsys.readouterr().err
+    assert f"{place}: File too large" in said
+    monkeypatch.undo()
+    assert_stopped_and_resumes(status, said, corpus, tmp_path)
 
 
 def damage(path: Path, rng: random.Random) -> None:

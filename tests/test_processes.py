@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ TEXT = "".join(
 KINDS = [(optimizer, parallel) for optimizer in ("adamw", "muon") for parallel in ("ddp", "fsdp")]
 
 
-def together(processes: int, *arguments: object) -> subprocess.CompletedProcess:
+def together(processes: int, *arguments: object, before: Sequence[str] = ()) -> subprocess.CompletedProcess:
     command = [
         sys.executable,
         "-m",
@@ -33,7 +34,11 @@ def together(processes: int, *arguments: object) -> subprocess.CompletedProcess:
         command = [sys.executable]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [*command, *map(str, arguments)], env=environment, capture_output=True, encoding="utf-8", timeout=600
+        [*before, *command, *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=600,
     )
 
 
@@ -107,6 +112,21 @@ def test_the_command_says_what_it_does(folder: Path, tmp_path: Path) -> None:
     assert done.stdout.count("held-out loss") == 1
     done = together(2, *command)  # the folder is taken: one line, from one process
     assert done.returncode != 0 and done.stderr.count("gptbook: ") == 1 and "holds another run" in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell that limits files")
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_disk_full(parallel: str, folder: Path, tmp_path: Path) -> None:
+    """No file may grow beyond 60 kB, and the checkpoint is larger: one process says so, in one line."""
+    sizes = "--preset tiny --vocab-size 300 --n-layer 2 --d-model 32 --context-length 32 --batch-size 2"
+    options = f"{sizes} --steps 6 --eval-every 3 --threads 1 --parallel {parallel}".split()
+    train = ["-m", "gptbook", "train", "--corpus", folder / "lines.txt", "--out", tmp_path / "run", *options]
+    done = together(2, *train, before=["sh", "-c", 'ulimit -f 120; exec "$@"', "sh"])  # of 512 bytes each
+    own = [line for line in done.stderr.splitlines() if line.startswith("gptbook: ")]
+    assert done.returncode != 0 and len(own) == 1, done.stderr[-4000:]
+    assert own[0].endswith("model.safetensors: File too large")
+    assert "[rank" not in done.stderr, "a traceback"
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
 def worker_of(run: Path, rank: int) -> int | None:
