@@ -2,10 +2,13 @@
 
     python tests/kill_and_resume.py FOLDER CORPUS KILLS
 
-Prints how often and where it was killed. Each attempt is a child, forked before any tensor exists; it dies by
-SIGKILL, every other time at a random moment, else at a random one of its writes to the disk.
+Prints where it was killed. Each attempt is a child, forked before any tensor exists, and dies by SIGKILL: at
+a random moment, at a random change of a folder, or inside a write, when half of the bytes are in the file. A
+child that comes seven steps far dies there; as it has saved at most five of them, the run cannot end before
+it was killed that often.
 """
 
+import json
 import os
 import random
 import signal
@@ -15,6 +18,7 @@ from pathlib import Path
 
 from gptbook import training
 from gptbook.config import TrainConfig
+from gptbook.workshop import files
 
 SETTINGS = {
     "preset": "tiny", "n_layer": 1, "d_model": 32, "n_head": 2, "vocab_size": 300, "context_length": 32,
@@ -23,56 +27,95 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def attempt(folder: Path, corpus: str, writes: int | None) -> None:
-    """Start or resume the run; die at the given write, if one is given."""
+CHANGES = ("os.rename", "os.mkdir", "os.rmdir", "os.remove", "shutil.rmtree")
+WRITES = (
+    "model.safetensors",
+    "last.json",
+    "optimizer.safetensors",
+    "state.json",
+    "metrics.jsonl",
+    "config.json",
+    "last.json",
+)
+STEPS = 7  # of one child, at most
+
+
+def die(place: str, pipe: int) -> None:
+    os.write(pipe, place.encode())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at_change(number: int, pipe: int) -> None:
+    """At this event that changes a folder, before it happens."""
     count = 0
 
-    def before_write(event: str, arguments: tuple) -> None:
+    def hook(event: str, arguments: tuple) -> None:
         nonlocal count
-        if writes is not None and event in (
-            "os.rename",
-            "os.mkdir",
-            "os.rmdir",
-            "os.remove",
-            "shutil.rmtree",
-        ):
-            count += 1
-            if count == writes:
-                os.kill(os.getpid(), signal.SIGKILL)
+        count += event in CHANGES
+        if event in CHANGES and count == number:
+            die(f"{event} {arguments[0]}", pipe)
+
+    sys.addaudithook(hook)
+
+
+def die_in_write(name: str, pipe: int) -> None:
+    """Inside the first write to the file of this name, when half of its bytes are there."""
+    real = files._Output.write
+
+    def write(file: files._Output, data: bytes) -> int | None:
+        if name in Path(file.name).name:
+            real(file, bytes(data)[: len(data) // 2])
+            die(f"half of {file.name}", pipe)
+        return real(file, data)
+
+    files._Output.write = write
+
+
+def attempt(folder: Path, corpus: str, pipe: int | None) -> None:
+    """Start or resume the run; without a pipe, to its end."""
+    first = None
+
+    def step(line: dict) -> None:
+        nonlocal first
+        first = first or line["step"]
+        if pipe is not None and line["step"] - first + 1 == STEPS:
+            die(f"after step {line['step']}", pipe)
 
     resume = (folder / "run.json").is_file()
-    sys.addaudithook(before_write)
     config = TrainConfig(corpus=corpus, out=str(folder), **SETTINGS)
-    training.train(config, resume=resume, progress=False, log=lambda line: None)
+    training.train(config, resume=resume, progress=False, log=lambda line: None, on_step=step)
 
 
 def run(folder: Path, corpus: str, kills: int) -> int:
-    rng, killed, attempts = random.Random(0), [], 0
-    while True:
-        attempts += 1
-        at_write = rng.randrange(1, 60) if attempts % 2 else None
+    rng, places = random.Random(0), []
+    for number in range(kills + 1):
+        disturbed, kind = number < kills, ("moment", "change", "write")[number % 3]
+        change, write, moment = rng.randrange(1, 25), WRITES[number // 3], rng.uniform(0.05, 0.6)
+        reader, pipe = os.pipe()
         child = os.fork()
         if child == 0:
             try:
-                attempt(folder, corpus, at_write if attempts <= kills else None)
+                if disturbed and kind == "change":
+                    die_at_change(change, pipe)
+                if disturbed and kind == "write":
+                    die_in_write(write, pipe)
+                attempt(folder, corpus, pipe if disturbed else None)
             except BaseException as error:
                 print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 os._exit(1)
             os._exit(0)
-        if attempts <= kills and at_write is None:
-            time.sleep(rng.uniform(0.05, 1.0))
+        os.close(pipe)
+        if disturbed and kind == "moment":
+            time.sleep(moment)
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
+        place = os.read(reader, 1000).decode() or f"after {moment:.2f} s"
+        os.close(reader)
         if os.WIFSIGNALED(status):
-            last = folder / "last.json"
-            killed.append(
-                (at_write, last.read_text().split('"step": ')[1].split(",")[0] if last.is_file() else "0")
-            )
+            places.append((kind, place))
         elif os.WEXITSTATUS(status):
             return 1
-        else:
-            break
-    print("killed", len(killed), "times at (write, checkpoint)", killed)
+    print(json.dumps(places))
     return 0
 
 
