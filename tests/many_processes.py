@@ -2,6 +2,7 @@
 
 A task is OPTIMIZER-PARALLEL-ACCUMULATE-STEPS: the run has ten steps and stops after STEPS of them. With "+"
 in front, a copy of what two processes wrote is resumed. The runs are FOLDER/OPTIMIZER-PARALLEL-N-STEPS.
+The task "minutes" is a run FOLDER/minutes with --minutes, for which each process measures another number.
 """
 
 import os
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from gptbook import training
 from gptbook.config import TrainConfig
-from gptbook.training import train
 
 SETTINGS = {
     "preset": "tiny", "n_layer": 2, "d_model": 32, "n_head": 2, "vocab_size": 300, "context_length": 32,
@@ -21,11 +22,23 @@ SETTINGS = {
 }  # fmt: skip
 
 
+def train_for_minutes(folder: Path, corpus: str) -> None:
+    """Process r finds that 4 + 3r steps fit; each prints how many it was to take."""
+    rank = int(os.environ["RANK"])
+    training._fit_steps = lambda engine, seconds: 4 + 3 * rank
+    config = TrainConfig(corpus=corpus, out=str(folder / "minutes"), minutes=1.0, **SETTINGS)
+    run = training.train(config, progress=False, log=lambda line: None)
+    print(f"process {rank}: {run.config.steps} steps", flush=True)
+
+
 def main(folder: Path, corpus: str, tasks: list[str]) -> None:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size > 1:
         dist.init_process_group("gloo")  # once for all tasks
     for task in tasks:
+        if task == "minutes":
+            train_for_minutes(folder, corpus)
+            continue
         optimizer, parallel, accumulate, steps = task.lstrip("+").split("-")
         out, resume = folder / f"{optimizer}-{parallel}-{size}-{steps}", task.startswith("+")
         if resume and os.environ.get("RANK", "0") == "0":
@@ -46,7 +59,7 @@ def main(folder: Path, corpus: str, tasks: list[str]) -> None:
                 raise KeyboardInterrupt
 
         try:
-            train(config, resume=resume, progress=False, log=lambda line: None, on_step=stop)
+            training.train(config, resume=resume, progress=False, log=lambda line: None, on_step=stop)
         except KeyboardInterrupt:
             if size > 1:
                 dist.barrier()

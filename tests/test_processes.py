@@ -93,6 +93,16 @@ def test_what_two_wrote_one_and_four_resume(processes: int, folder: Path) -> Non
         assert_alike(folder / f"{optimizer}-auto-1-10", resumed)
 
 
+def test_minutes_are_the_same_number_of_steps_for_all(folder: Path, tmp_path: Path) -> None:
+    """Each process measures another number; what the main one found is what all take."""
+    program = ROOT / "tests" / "many_processes.py"
+    done = together(2, program, tmp_path, folder / "lines.txt", "minutes")
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert sorted(done.stdout.splitlines()) == ["process 0: 4 steps", "process 1: 4 steps"]
+    assert json.loads((tmp_path / "minutes" / "run.json").read_text())["fixed_steps"] == 4
+    assert [m["step"] for m in metrics(tmp_path / "minutes")] == [1, 2, 3, 4]
+
+
 def test_the_command_says_what_it_does(folder: Path, tmp_path: Path) -> None:
     sizes = "--preset tiny --vocab-size 300 --context-length 32 --batch-size 2"
     options = f"{sizes} --steps 6 --eval-every 3 --threads 1".split()

@@ -1,17 +1,22 @@
 """Chapters 13 and 15: what one step of training computes, and what an evaluation reports."""
 
+import json
 import math
+from copy import deepcopy
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from gptbook import training
 from gptbook.config import GPTConfig, TrainConfig
-from gptbook.data import Batches
+from gptbook.data import Batches, TokenData
 from gptbook.evaluate import evaluate_model
 from gptbook.model import GPT
-from gptbook.training import MODELS, book_model, train_step
+from gptbook.training import MODELS, book_model, train, train_step
 
 V, T = 19, 8
 
@@ -50,6 +55,37 @@ def test_accumulated_batches_are_one_large_batch(accumulate: int) -> None:
     torch.testing.assert_close(others, weights, rtol=0, atol=1e-6)
 
 
+def loss_of_documents_alone(model: GPT, x: torch.Tensor, y: torch.Tensor, end: int) -> float:
+    """Mean loss over the predictions of rows (B, T), each document of a row given to the model by itself."""
+    total = 0.0
+    for row, targets in zip(x, y):
+        starts = [0, *[i for i in range(1, len(row)) if row[i] == end], len(row)]
+        for a, b in pairwise(starts):
+            total += F.cross_entropy(model(row[None, a:b])[0].float(), targets[a:b], reduction="sum").item()
+    return total / y.numel()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_masked_documents_are_documents_alone(accumulate: int) -> None:
+    """With ``end_of_text``, packed documents have the mean loss of each by itself; without, they have not."""
+    model, row = model_in_float64(), Row(300)
+    row.ids[row.ids % 5 == 3] = 3  # the end of a text, in a fifth of the places
+    config = TrainConfig(corpus="", out="", batch_size=4, accumulate=accumulate, context_length=T)
+    batches = Batches(row, 4, T)
+    pairs = [tuple(map(torch.from_numpy, batches.batch(k))) for k in range(accumulate)]
+    assert all((x[:, 1:] == 3).any() for x, _ in pairs), "no row has two documents"
+    with torch.no_grad():
+        alone = sum(loss_of_documents_alone(model, x, y, end=3) for x, y in pairs) / accumulate
+    found = {}
+    for end in (3, None):
+        copy = deepcopy(model)
+        optimizer = torch.optim.SGD([{"params": copy.parameters(), "max_lr": 1.0}], lr=1.0)
+        line = train_step(copy, [optimizer], batches, 0, config, torch.float32, end_of_text=end)
+        found[end] = line["loss"]
+    assert found[3] == pytest.approx(alone, abs=1e-6)
+    assert abs(found[None] - alone) > 1e-4
+
+
 def test_bits_per_byte_count_bytes() -> None:
     """The text's negative log-probability in bits, divided by its bytes; not by its tokens."""
     model, data = model_in_float64(context_length=40).eval(), Row(41)
@@ -62,6 +98,71 @@ def test_bits_per_byte_count_bytes() -> None:
         assert (found.tokens, found.bytes) == (40, n_bytes)
         assert found.loss == pytest.approx(nats / 40, rel=1e-5)
         assert found.perplexity == pytest.approx(math.exp(nats / 40), rel=1e-5)
+
+
+# ---- runs --------------------------------------------------------------------------------------------
+
+SMALL = {
+    "preset": "tiny", "n_layer": 1, "d_model": 32, "n_head": 2, "vocab_size": 300, "context_length": 32,
+    "batch_size": 4, "steps": 6, "eval_every": 3, "eval_batches": 1, "warmup": 2, "threads": 1,
+    "precision": "fp32",
+}  # fmt: skip
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict:
+    """Of a small run on a folder of short documents."""
+    (tmp_path / "texts").mkdir()
+    for i in range(200):
+        text = f"Line {i}: the cat sat on mat {i * i % 97} and thought of {i % 13} things.\n"
+        (tmp_path / "texts" / f"{i}.txt").write_text(text)
+    return SMALL | {"corpus": str(tmp_path / "texts"), "out": str(tmp_path / "run")}
+
+
+def quietly(settings: dict, **arguments: object) -> training.Run:
+    return train(TrainConfig(**settings), **{"progress": False, "log": lambda line: None} | arguments)
+
+
+def test_document_mask_of_a_run(settings: dict) -> None:
+    """Its first loss is that of the first batch's documents by themselves."""
+    run = quietly(settings | {"document_mask": True})
+    torch.manual_seed(0)
+    model, end = GPT(run.config.model_config(run.tokenizer.vocab_size)), run.tokenizer.end_of_text
+    batches = Batches(TokenData(run.folder / "data", "train"), 4, 32)
+    x, y = map(torch.from_numpy, batches.batch(0))
+    with torch.no_grad():
+        alone, packed = loss_of_documents_alone(model, x, y, end), F.cross_entropy(model(x).mT, y).item()
+    assert run.metrics[0]["loss"] == pytest.approx(alone, abs=1e-5)
+    assert abs(packed - alone) > 1e-4
+
+
+def test_minutes_are_measured_once(settings: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many steps fit is stored before the first step, and a resumed run takes that number and measures no
+    more, in a shorter or a longer time."""
+    measured, real = [], training._fit_steps
+
+    def fit_steps(engine: object, seconds: float) -> int:
+        assert real(engine, 0.05) >= 1, "the real one works, and its model is thrown away"
+        measured.append(seconds)
+        return 7 if len(measured) == 1 else 11
+
+    def stop(line: dict) -> None:
+        if line["step"] == 4:
+            raise RuntimeError("enough")
+
+    monkeypatch.setattr(training, "_fit_steps", fit_steps)
+    timed = settings | {"minutes": 0.5}
+    with pytest.raises(RuntimeError, match="enough"):
+        quietly(timed, on_step=stop)
+    stored = json.loads((Path(settings["out"]) / "run.json").read_text())
+    assert stored["fixed_steps"] == stored["train"]["steps"] == 7
+    assert len(measured) == 1 and 0 < measured[0] <= 30
+    resumed = quietly({"corpus": timed["corpus"], "out": timed["out"]}, resume=True)
+    assert len(measured) == 1
+    assert resumed.config.steps == 7 and [m["step"] for m in resumed.metrics] == list(range(1, 8))
+    # the same as a run that was told so
+    told = quietly(settings | {"steps": 7, "out": settings["out"] + "-told"})
+    assert [m["loss"] for m in told.metrics] == [m["loss"] for m in resumed.metrics]
 
 
 # ---- the models that come with the book ------------------------------------------------------------
