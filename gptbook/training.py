@@ -57,7 +57,7 @@ from gptbook.optim import (
 from .tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from .workshop.checks import one_of, require
 from .workshop.files import atomic_write, open_output, read_json, sha256_file, write_json
-from .workshop.processes import Elsewhere, World, only_one, stop_requested
+from .workshop.processes import Elsewhere, World, hide_bar, only_one, stop_requested
 
 # %% ../nbs/13_training.ipynb #6bb19fae
 def choose_device(wanted: str = "auto") -> tuple[torch.device, str]:
@@ -767,7 +767,7 @@ def train(
             given here must be the stored one or the default.
         overwrite: replace a run in ``config.out``, as soon as the new one has its first checkpoint.
         rollback: resume from the checkpoint before the last one.
-        progress: show a progress bar; None: only in a terminal.
+        progress: show a progress bar; None: in a terminal or a notebook.
         log: where lines about the run go.
         on_step: called after each step with its line of metrics.
 
@@ -787,7 +787,8 @@ def train(
     with ExitStack() as cleanup:
         cleanup.callback(world.close)
         world.by_main(lambda: cleanup.enter_context(only_one(folder)))
-        config = world.by_main(lambda: _set_up(config, folder, resume, overwrite, say))
+        settings = world.by_main(lambda: _set_up(config, folder, resume, overwrite, say).to_dict())
+        config = TrainConfig(**settings)
         try:
             if config.threads:
                 torch.set_num_threads(config.threads)
@@ -903,7 +904,7 @@ def _loop(
     world.by_main(lambda: _write_lines(log_path, metrics))
     # a large buffer: it is written where all processes hear if it cannot be
     log_file = open_output(log_path, "ab", 2**20) if world.main else None
-    hidden = not world.main or (None if progress is None else not progress)
+    hidden = not world.main or hide_bar(progress)
     bar = tqdm(total=config.steps, initial=state["step"], unit="step", disable=hidden)
     with bar, log_file or nullcontext(), stop_requested() as stop:
         while state["step"] < config.steps:

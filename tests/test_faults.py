@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import re
 import signal
 import struct
 import subprocess
@@ -370,10 +371,11 @@ def test_a_header_as_long_as_memory(tmp_path: Path) -> None:
 
 
 def test_nothing_is_unpickled() -> None:
-    """No module of ours loads or saves with pickle."""
+    """No module of ours loads or saves with pickle, nor sends what would be pickled."""
     for path in (ROOT / "gptbook").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert "pickle" not in text and "torch.load(" not in text and "torch.save(" not in text, path
+        assert not re.search(r"(broadcast|gather|scatter)_object|(send|recv)_object", text), path
 
 
 # ---- the numbers -----------------------------------------------------------------------------------

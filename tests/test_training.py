@@ -2,9 +2,11 @@
 
 import json
 import math
+import sys
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -163,6 +165,27 @@ def test_minutes_are_measured_once(settings: dict, monkeypatch: pytest.MonkeyPat
     # the same as a run that was told so
     told = quietly(settings | {"steps": 7, "out": settings["out"] + "-told"})
     assert [m["loss"] for m in told.metrics] == [m["loss"] for m in resumed.metrics]
+
+
+@pytest.mark.parametrize(
+    ("shell", "progress", "shown"),
+    [
+        (None, None, False),  # a file
+        (SimpleNamespace(), None, False),  # IPython in a terminal, with its output in a file
+        (SimpleNamespace(kernel=object()), None, True),  # a notebook
+        (SimpleNamespace(kernel=object()), False, False),
+        (None, True, True),
+    ],
+)
+def test_a_notebook_shows_a_bar(
+    shell: object, progress: bool | None, shown: bool, settings: dict, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    quietly(settings, progress=progress)
+    said = capsys.readouterr()
+    assert ("6/6" in said.err) == shown and "\x1b" not in said.err + said.out
+    assert shown or not said.err
 
 
 # ---- the models that come with the book ------------------------------------------------------------
