@@ -87,6 +87,8 @@ class Plan:
     gpus: int
     gpu: str
     mfu: float
+    context: int
+    batch_tokens: float
     flops: float
     days: float
     gpu_hours: float
@@ -158,7 +160,7 @@ def plan(
     steps = max(1.0, tokens / batch_tokens)
     best_params, best_tokens = ScalingLaw().optimal(flops)
     return Plan(
-        params, tokens, gpus, gpu, mfu, flops, seconds / 86400, gpus * seconds / 3600, gpus * seconds / 3600 * price,
+        params, tokens, gpus, gpu, mfu, context, batch_tokens, flops, seconds / 86400, gpus * seconds / 3600, gpus * seconds / 3600 * price,
         state, activations, state + activations, state + activations <= kind.memory,
         seconds / steps, 3 * (gpus - 1) / gpus * 2 * params / kind.link, ScalingLaw().loss(params, tokens), best_params, best_tokens,
     )  # fmt: skip
@@ -198,4 +200,9 @@ def describe_plan(p: Plan) -> str:
         "activation checkpointing, one sample",
         "                at a time, price per GPU hour as given, no failures, no experiments before the run",
     ]
+    if (samples := p.batch_tokens / p.context) < p.gpus:
+        lines.append(
+            f"note            a step of {_short(p.batch_tokens)} tokens has {samples:,.0f} samples, fewer than GPUs; "
+            f"one for each takes {_short(p.gpus * p.context)} tokens"
+        )
     return "\n".join(lines)

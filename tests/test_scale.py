@@ -80,6 +80,16 @@ def test_plan_is_consistent() -> None:
     assert all(name in "a100 h100 b200" for name in PROCESSORS)
 
 
+def test_a_step_with_fewer_samples_than_gpus() -> None:
+    """It is said in one more line, and only then."""
+    few, enough = plan(1e12, 20e12, 16384), plan(1e12, 20e12, 16384, batch_tokens=16384 * 4096)
+    said = describe_plan(few).splitlines()
+    note = "a step of 4M tokens has 977 samples, fewer than GPUs; one for each takes 67.1M tokens"
+    assert said[-1] == f"{'note':<16}{note}"
+    assert len(describe_plan(enough).splitlines()) == len(said) - 1
+    assert "note" not in describe_plan(plan(1e12, 20e12, 976)) and few.fits
+
+
 @pytest.mark.parametrize(
     ("change", "saying"),
     [
