@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -118,6 +119,7 @@ def test_the_recorded_experiments_are_whole() -> None:
     lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
     kinds = Counter(line["experiment"] for line in lines)
     assert kinds["ablation"] == 3 * 8 and kinds["scaling"] == 24
+    assert all(re.fullmatch(r"[0-9a-f]{7,}(\+changes)?", line["commit"]) for line in lines)
     for seed in range(6):
         ends = {}
         for name in ("drill", "story", "no drill"):

@@ -1,6 +1,9 @@
 """The long experiments of chapters 20 and 21: ``make experiments``.
 
-Each adds lines to ``nbs/results/emergence.jsonl``: its settings, what was measured, and with which versions.
+Each adds lines to ``nbs/results/emergence.jsonl``: its settings, what was measured, with which versions, and
+from which code: ``commit`` is the short hash of the commit that was checked out, with "+changes" if a file
+that git knows (results apart) differed from it. (In lines recorded before this field was written it is the
+commit that added the line, whose code they come from or a version shortly before it.)
 What is there already is not run again, so that an interrupted call goes on where it stopped, model by model.
 The trained story model goes to ``gptbook/models/story``.
 
@@ -11,6 +14,7 @@ import argparse
 import json
 import platform
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -68,6 +72,21 @@ class Teller:
         return ready.result()
 
 
+def commit() -> str:
+    """The short hash of the code that runs, "+changes" if it is not as committed; "unknown" without git."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!nbs/results")
+        return git("rev-parse", "--short", "HEAD") + "+changes" * bool(changed)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
 def done() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
@@ -103,6 +122,7 @@ def run(
     if any(all(line[k] == v for k, v in key.items()) and line["step"] == lesson.steps for line in done()):
         return None
     tokenizer, began, seen = story_tokenizer(), time.time(), [0]
+    origin = {"versions": VERSIONS, "commit": commit()}
     model = GPT.from_pretrained(start) if start else story_model(tokenizer.vocab_size, seed, **(shape or {}))
     with told_within(**lesson.bounds):
         judge = StoryJudge(tokenizer, "en", n, known=frozenset())
@@ -112,7 +132,7 @@ def run(
         measured = judge(model) if write and step else judge.read(model)
         measured = {k: v for k, v in measured.items() if k not in ("new", "new_error")}  # it knows none
         counts = {"step": step, "stories": seen[0], "parameters": model.num_params()}
-        lines.append(key | counts | measured | {"seconds": round(time.time() - began), "versions": VERSIONS})
+        lines.append(key | counts | measured | {"seconds": round(time.time() - began)} | origin)
         shown = ("nats_above_entropy", "grammatical", "true", "answered", "told_apart", "told_apart_chance")
         print(
             name,
@@ -163,7 +183,7 @@ def ablations() -> None:
 
 
 def scaling() -> None:
-    """Models and amounts of text, each over 30 times."""
+    """Models of nearly 30-fold different size and amounts of text of 33-fold, one seed for each pair."""
     for d_model in (16, 32, 64, 144):
         for steps in (30, 60, 125, 250, 500, 1000):
             shape = {"n_layer": 2, "d_model": d_model, "n_head": d_model // 16}
