@@ -236,15 +236,24 @@ def patch(model: GPT, ids: Tensor, site: Site, columns: Tensor, values: Tensor) 
 
 # %% ../nbs/20_interpret.ipynb #53f5b91b
 @torch.no_grad()
-def neuron_contexts(model: GPT, ids: Tensor, site: Site, k: int = 20) -> Tensor:
-    """For each neuron at a site, the flat positions in ids (B, T) with its k highest activations:
-    (neurons, k)."""
-    return record(model, ids, [site])[site].flatten(0, 1).topk(k, dim=0).indices.T
+def neuron_contexts(model: GPT, ids: Tensor, site: Site, k: int = 20, valid: Tensor | None = None) -> Tensor:
+    """For each neuron at a site, the flat positions in ids (B, T) with its k highest activations, of those
+    where ``valid`` (B, T) is true: (neurons, k)."""
+    active = record(model, ids, [site])[site]
+    if valid is not None:
+        active = active.masked_fill(~valid[..., None], -torch.inf)
+    return active.flatten(0, 1).topk(k, dim=0).indices.T
 
 
 @torch.no_grad()
 def neuron_promotes(model: GPT, layer: int, k: int = 5) -> Tensor:
     """The k tokens whose logits each neuron of block ``layer`` raises most when it is active:
-    (neurons, k)."""
+    (neurons, k).
+
+    Through the final norm's gain (a LayerNorm's mean is taken away, too); what later blocks make of it, and
+    the norm's common factor, are left out.
+    """
     columns = model.blocks[layer - 1].ffn.down.weight.T  # (neurons, d_model)
-    return model.head(columns).topk(k, dim=-1).indices
+    if model.config.norm == "layernorm":
+        columns = columns - columns.mean(-1, keepdim=True)
+    return model.head(columns * getattr(model.norm, "weight", 1.0)).topk(k, dim=-1).indices

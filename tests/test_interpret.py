@@ -158,7 +158,23 @@ def test_neurons(model: GPT, ids: Tensor) -> None:
     assert contexts.shape == (width, 5) and contexts.max() < ids.numel()
     active = record(model, ids, [Site(1, "neurons")])[Site(1, "neurons")].flatten(0, 1)
     assert torch.equal(active[:, 7].argmax(), contexts[7, 0])
+    valid = torch.arange(12).expand(3, -1) < 6
+    contexts = neuron_contexts(model, ids, Site(1, "neurons"), 18, valid)
+    assert (contexts % 12 < 6).all()
     assert neuron_promotes(model, 2).shape == (width, 5)
+
+
+@torch.no_grad()
+def test_what_a_neuron_promotes_goes_through_the_final_norm(ids: Tensor) -> None:
+    for shape in SHAPES.values():
+        torch.manual_seed(0)
+        model = GPT(GPTConfig.tiny(vocab_size=50, context_length=24, **shape)).eval()
+        model.norm.weight.uniform_(-2, 2)
+        # a push so long that nothing else counts: the logits are in the order of what is promoted
+        push = 1e6 * model.blocks[-1].ffn.down.weight[:, 3]
+        with intervene(model, {Site(2): lambda x, push=push: x + push}):
+            logits = model(ids)[0, 0]
+        assert logits.topk(5).indices.tolist() == neuron_promotes(model, 2)[3].tolist()
 
 
 def test_the_story_model_looks_places_up_by_name() -> None:
