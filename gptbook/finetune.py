@@ -43,7 +43,7 @@ from gptbook.training import (
 )  # fmt: skip
 from .workshop.checks import one_of, require
 from .workshop.files import atomic_write, sha256_file, write_json
-from .workshop.processes import only_one
+from .workshop.processes import hide_bar, only_one
 from .workshop.tasks import TASKS, Item, Task, ask, describe, exactly
 
 # %% ../nbs/17_finetune.ipynb #224463ce
@@ -520,7 +520,7 @@ def finetune(
     Args:
         config: the settings.
         overwrite: replace a run in ``config.out``, at the end.
-        progress: show a progress bar; None: only in a terminal.
+        progress: show a progress bar; None: only in a terminal or a notebook.
         log: where lines about the run go.
 
     The folder appears when all is done; whatever goes wrong before, nothing on disk is changed. Raises
@@ -619,6 +619,10 @@ def finetune(
             bar.update()
             if line["step"] % config.eval_every == 0 or line["step"] == steps:
                 line["val_loss"] = mean_answer_loss(model, val or train, config.batch_size, dtype)
+                require(
+                    math.isfinite(line["val_loss"]),
+                    f"step {line['step']}: the loss of held-out answers is not finite; try a lower --lr",
+                )
                 if line["val_loss"] < best[0]:
                     best = (
                         line["val_loss"],
@@ -627,7 +631,7 @@ def finetune(
                     )
             bar.set_postfix({"loss": f"{line['loss']:.3f}"}, refresh=False)
 
-        with tqdm(total=steps, unit="step", disable=None if progress is None else not progress) as bar:
+        with tqdm(total=steps, unit="step", disable=hide_bar(progress)) as bar:
             fit_answers(
                 model, train, steps, lr=config.max_lr, batch_size=config.batch_size, warmup=config.warmup,
                 weight_decay=0.0 if config.lora else config.weight_decay, clip=config.clip,

@@ -539,6 +539,22 @@ def test_an_interruption_leaves_nothing(base: Path, monkeypatch: pytest.MonkeyPa
     assert not [p for p in base.iterdir() if "interrupted" in p.name]
 
 
+def test_weights_that_are_no_numbers_are_not_saved(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where the last step breaks them, after which only the held-out answers could tell."""
+    import gptbook.finetune as module
+
+    class Broken(module.AdamW):
+        def step(self, *args):
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.data.fill_(math.nan)
+
+    monkeypatch.setattr(module, "AdamW", Broken)
+    with pytest.raises(ValueError, match="step 1: the loss of held-out answers is not finite"):
+        quiet(config(base, "broken", steps=1))
+    assert not [p for p in base.iterdir() if "broken" in p.name]
+
+
 def test_replay_needs_the_text_and_keeps_more(base: Path) -> None:
     plain, replayed = (
         quiet(config(base, "plain", lr=1e-2)),
