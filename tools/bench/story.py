@@ -1,4 +1,4 @@
-"""How the run on tinyshakespeare's characters became fast, one change at a time, for chapter 13.
+"""How the run on tinyshakespeare's characters became fast, line by line, for chapter 13.
 
     python tools/bench/story.py [--text ../shared/data/tinyshakespeare.txt] [--out nbs/results/speed.json]
 
