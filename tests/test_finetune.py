@@ -608,6 +608,9 @@ def test_commands_from_data_to_conversation(base: Path) -> None:
     assert talked.stdout == " sat\n ran\n" and talked.stderr == "note: the conversation begins anew\n"
 
 
+FINETUNE = ("finetune", "{base}/base", "--data", "{base}/data.jsonl", "--out", "{base}/x")
+
+
 @pytest.mark.parametrize(
     ("arguments", "saying"),
     [
@@ -623,36 +626,15 @@ def test_commands_from_data_to_conversation(base: Path) -> None:
         (("finetune", "{base}/base", "--data", "{base}", "--out", "{base}/x"), "is a folder"),
         (("finetune", "smollm2", "--data", "{base}/data.jsonl", "--out", "{base}/x"), "gptbook chat smollm2"),
         (
-            ("finetune", "{base}/base", "--data", "{base}/data.jsonl", "--out", "{base}/x", "--rank", "8"),
+            (*FINETUNE, "--rank", "8"),
             "--rank is for low-rank updates: add --lora",
         ),
         (
-            (
-                "finetune",
-                "{base}/base",
-                "--data",
-                "{base}/data.jsonl",
-                "--out",
-                "{base}/x",
-                "--epochs",
-                "2",
-                "--steps",
-                "3",
-            ),
+            (*FINETUNE, "--epochs", "2", "--steps", "3"),
             "--epochs and --steps contradict",
         ),
         (
-            (
-                "finetune",
-                "{base}/base",
-                "--data",
-                "{base}/data.jsonl",
-                "--out",
-                "{base}/x",
-                "--lora",
-                "--weight-decay",
-                "1",
-            ),
+            (*FINETUNE, "--lora", "--weight-decay", "1"),
             "--weight-decay and --lora",
         ),
         (("finetune", "{base}/base", "--data", "{base}/none.jsonl", "--out", "{base}/x"), "no such file"),
@@ -665,17 +647,7 @@ def test_commands_from_data_to_conversation(base: Path) -> None:
             "no such run folder",
         ),
         (
-            (
-                "finetune",
-                "{base}/base",
-                "--data",
-                "{base}/data.jsonl",
-                "--out",
-                "{base}/x",
-                "--lora",
-                "--rank",
-                "0",
-            ),
+            (*FINETUNE, "--lora", "--rank", "0"),
             "at least 1",
         ),
         (("finetune", "{base}/base", "--data", "{base}/data.jsonl"), "--out"),

@@ -2,10 +2,11 @@
 
 import ast
 import io
-import json
 import re
 import zipfile
 from pathlib import Path
+
+from gptbook.workshop.notebooks import Notebook
 
 FOLDERS = ("", "results/")  # where a file may be that a notebook names
 WHOLE = {"formulas", "read_notebooks", "scripts"}  # of gptbook.workshop: they look through the book's folder
@@ -18,12 +19,8 @@ def companions(notebook: Path, nbs: Path) -> list[str] | None:
     """
     found: set[str] = set()
     folder = notebook.parent.relative_to(nbs).as_posix().removeprefix(".")
-    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        if cell["cell_type"] != "code":
-            continue
-        lines = "".join(cell["source"]).splitlines()
-        tree = ast.parse("\n".join("" if re.match(r"\s*[%!]", line) else line for line in lines))
-        for node in ast.walk(tree):
+    for cell in Notebook(notebook, nbs).cells:
+        for node in ast.walk(cell.tree) if cell.kind == "code" else ():
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in WHOLE:
                 where = [getattr(argument, "value", None) for argument in node.args]
                 if where in ([], ["."], [".."]):
