@@ -3,7 +3,8 @@
     python tools/bench/all.py [--record nbs/results/bench.json] [--skip NAME ...]
 
 Each is a program of its own that compares with a named peer in the same run. "At least" is what we promise; a row that does
-not reach it is marked. Ratios are what counts: the seconds are those of this machine.
+not reach it is marked. Ratios are what counts: the seconds are those of this machine. A record keeps the ratios of the one
+that it replaces, since they move from day to day.
 """
 
 import argparse
@@ -94,8 +95,13 @@ def main() -> None:
         "columns": ["what", "compared", "ours", "peer", "ratio", "at least"],
         "rows": rows,
     }
-    for path in filter(None, (RESULTS / "table.json", arguments.record)):
-        write_json(path, result)
+    write_json(RESULTS / "table.json", result)
+    if arguments.record:
+        old = read_json(arguments.record)["rows"] if arguments.record.is_file() else []
+        write_json(
+            arguments.record,
+            result | {"before": [[what, compared, ratio] for what, compared, _, _, ratio, _ in old]},
+        )
     print(json.dumps(result["machine"]))
 
 
