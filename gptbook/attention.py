@@ -112,8 +112,8 @@ class KVCache:
         self.length = 0
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store k, v (B, h, T, d_k) of new positions; return all stored so far, (B, h, length, d_k) each. For
-        use without gradients.
+        """Store k, v (B, h, T, d_k) of new positions; return all stored so far, (B, h, length, d_k) each, in the
+        type of k whatever that of the cache. For use without gradients.
 
         Raises ``ValueError`` when there is no room left or the shapes are not those of the cache.
         """
@@ -128,4 +128,4 @@ class KVCache:
         self.k[:, :, self.length : end] = k
         self.v[:, :, self.length : end] = v
         self.length = end
-        return self.k[:, :, :end], self.v[:, :, :end]
+        return self.k[:, :, :end].to(k.dtype), self.v[:, :, :end].to(k.dtype)

@@ -141,8 +141,9 @@ def sample_command(
         stop: texts that end the writing.
         choices: what is written becomes one of these texts.
         pattern: what is written matches this regular expression as a whole.
-        precision: of the weights; auto is fp16 for large matrices where the machine has a product for them,
-            else fp32; int8 takes a quarter of the memory, with a little less precision.
+        precision: of the weights; auto reads large matrices as int8 for a single text and as fp16 for several,
+            where the machine has products for them, else fp32. int8 holds them in no other form, which takes
+            a quarter of the memory.
         checkpoint: which state of the run: the one with the lowest held-out loss, the last, or the one before
             it.
     """

@@ -138,12 +138,11 @@ class GPT(nn.Module):
         h = self.hidden(ids, cache=cache, padding=padding, documents=documents)
         return self.head(h[:, -1:] if last_only else h)
 
-    def new_cache(self, batch: int, max_length: int) -> list[KVCache]:
-        """An empty cache for ``batch`` texts of up to ``max_length`` tokens."""
-        p = self.embedding.weight
+    def new_cache(self, batch: int, max_length: int, dtype: torch.dtype | None = None) -> list[KVCache]:
+        """An empty cache for ``batch`` texts of up to ``max_length`` tokens, in ``dtype`` (None: the weights')."""
+        p, c = self.embedding.weight, self.config
         return [
-            KVCache(batch, self.config.kv_heads, max_length, self.config.d_k, p.device, p.dtype)
-            for _ in self.blocks
+            KVCache(batch, c.kv_heads, max_length, c.d_k, p.device, dtype or p.dtype) for _ in self.blocks
         ]
 
     def num_params(self) -> int:

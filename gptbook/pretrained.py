@@ -7,8 +7,8 @@ __all__ = ['NAMES', 'GPT2_NAMES', 'DIGITS', 'BLOCK', 'GGML_TYPES', 'halves_to_pa
            'export_tensors', 'import_tensors', 'hf_style', 'has_hf_form', 'hf_config', 'config_from_hf', 'save_hf',
            'load_hf', 'download_hf', 'merge_pairs', 'bytes_of', 'PublicTokenizer', 'all_merges', 'hf_tokenizer',
            'hf_tokenizer_config', 'load_hf_tokenizer', 'quantize', 'dequantize', 'GGUF', 'write_gguf', 'gguf_metadata',
-           'save_gguf', 'load_gguf', 'find_smollm2', 'load_smollm2', 'Int8Linear', 'Int8Embedding', 'quantize_rows',
-           'quantize_int8', 'model_bytes']
+           'save_gguf', 'load_gguf', 'find_smollm2', 'load_smollm2', 'Int8Linear', 'Int8Embedding', 'quantize_int8',
+           'model_bytes']
 
 # %% ../nbs/19_pretrained.ipynb #7190110e
 import contextlib
@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from .config import GPTConfig
 from .finetune import CHAT_TOKENS
 from .model import GPT, count_params
+from .sample import quantize_rows
 from gptbook.tokenizer import (
     BYTE_ORDER,
     WORDS,
@@ -1399,14 +1400,6 @@ class Int8Embedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.table.q[ids] * self.table.scale[ids][..., None]
-
-
-def quantize_rows(w: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row of w (n, m) as int8 (n, m) and a scale (n,):
-    the largest entry of a row becomes 127 or -127."""
-    scale = w.abs().amax(dim=1) / 127
-    q = (w / scale.clamp(min=1e-30)[:, None]).round().clamp(-127, 127).to(torch.int8)
-    return q, scale
 
 
 def quantize_int8(model: GPT) -> GPT:

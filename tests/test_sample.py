@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import gptbook.sample as sampling
+from gptbook.attention import KVCache
 from gptbook.config import GPTConfig
 from gptbook.model import GPT
 from gptbook.sample import (
@@ -528,6 +529,45 @@ def test_a_prepared_model_in_16_bits() -> None:
     with torch.no_grad():
         model.head.weight.mul_(1e6)  # beyond 65,504
     assert logits(DecodingModel(model)).isfinite().all() and off("auto") < 1e-2
+
+
+def test_a_single_text_is_written_in_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row of a matrix rounded by its own scale; the distributions stay close to the model's own."""
+    torch.manual_seed(0)
+    model = GPT(
+        GPTConfig(512, context_length=64, n_layer=2, n_head=2, d_model=256, ffn="gelu", bias=True)
+    ).eval()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("bias"):
+                p.normal_(std=0.02)
+    ids = torch.randint(512, (1, 8))
+
+    def last(form: GPT | DecodingModel) -> Tensor:
+        with torch.inference_mode():
+            cache = form.new_cache(1, 40)
+            form(ids[:, :7], cache=cache)
+            return form(ids[:, 7:], cache=cache)[0, 0].float()
+
+    exact = last(model)
+    errors = {name: last(DecodingModel(model, name)) - exact for name in ("fp32", "fp16", "auto")}
+    off = {name: (error.std() / exact.std()).item() for name, error in errors.items()}
+    assert off["fp32"] < 1e-5
+    if torch.backends.quantized.engine not in ("x86", "fbgemm"):
+        return
+    assert 1e-5 < off["fp16"] < 5e-3 < off["auto"] < 3e-2
+    p, q = exact.log_softmax(-1), (exact + errors["auto"]).log_softmax(-1)
+    assert 0 < (p.exp() * (p - q)).sum() < 1e-3
+    monkeypatch.setattr("gptbook.sample.choose_precision", lambda device: (torch.float32, "no bf16"))
+    assert DecodingModel(model).new_cache(1, 8)[0].k.dtype == torch.float32
+
+
+def test_a_cache_may_be_of_another_type() -> None:
+    cache = KVCache(1, 2, 4, 8, dtype=torch.bfloat16)
+    k = torch.randn(1, 2, 3, 8)
+    stored, _ = cache.append(k, k)
+    assert cache.k.dtype == torch.bfloat16 and stored.dtype == torch.float32
+    assert torch.equal(stored, k.bfloat16().float())
 
 
 def test_a_prepared_model_asks_for_a_precision_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
