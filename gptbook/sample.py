@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from codecs import getincrementaldecoder
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property, lru_cache
 
 import regex
 import torch
@@ -512,7 +512,7 @@ class _Matrix:
         return F.linear(x.to(self.fp32.dtype), self.fp32, self.bias)
 
 
-@cache
+@lru_cache
 def _product(library: str, name: str) -> Callable[..., Tensor]:
     """One of PyTorch's operations, without its wrapper in Python where that can be taken off."""
     operation = getattr(getattr(torch.ops, library), name).default
