@@ -311,8 +311,8 @@ class TrainConfig:
     document_mask: bool = False
     """a token sees only its own document"""
     compile: Literal["auto", "on", "off"] = "auto"
-    """translate the model into machine code first (torch.compile); auto: on a GPU,
-    where runs are long enough"""
+    """translate the model into machine code first (torch.compile); auto: on a GPU, and on a CPU for runs
+    that are long enough to win back the time"""
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
     """under torchrun: each process holds the whole model (ddp) or a part (fsdp); auto: ddp"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import lru_cache, partial
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,7 +44,7 @@ from tqdm import tqdm
 
 from .config import GPTConfig, TrainConfig
 from .data import Batches, TokenData, encode_documents, load_corpus
-from .model import GPT
+from .model import GPT, flops_per_token
 from gptbook.optim import (
     AdamW,
     Muon,
@@ -92,12 +92,12 @@ def choose_precision(device: torch.device, wanted: str = "auto") -> tuple[torch.
     return torch.float32, "fp32, as this machine has no bf16 arithmetic"
 
 
-def choose_compile(device: torch.device, wanted: str = "auto") -> tuple[bool, str]:
-    """Whether to translate the blocks with `torch.compile`, and the reason.
-    ``ValueError`` if asked for and not possible here."""
+def choose_compile(device: torch.device, wanted: str = "auto", *, long: bool = False) -> tuple[bool, str]:
+    """Whether to translate the blocks with `torch.compile`, and the reason. On a CPU "auto" does so for
+    ``long`` runs. ``ValueError`` if asked for and not possible here."""
     missing = None
-    if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))):
-        missing = "there is no C++ compiler (g++ or clang++)"
+    if device.type == "cpu" and (wanted == "on" or (wanted == "auto" and long)):
+        missing = _try_compiler()
     elif device.type == "cuda" and not find_spec("triton"):
         missing = "the package triton is not installed"
     elif device.type == "mps":
@@ -109,7 +109,29 @@ def choose_compile(device: torch.device, wanted: str = "auto") -> tuple[bool, st
         return False, f"off, as {missing}"
     if device.type == "cuda":
         return True, "on, the default on a GPU"
-    return False, "off, the default on a CPU (--compile on: faster steps after half a minute of translating)"
+    if long:
+        return True, "on, as the run is long enough to win back the time of translating, about half a minute"
+    return (
+        False,
+        "off, as the run is too short to win back the time of translating (--compile on: do it anyway)",
+    )
+
+
+@lru_cache
+def _try_compiler() -> str | None:
+    """What is missing to translate for this CPU, found by trying."""
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))):
+        return "there is no C++ compiler (g++ or clang++)"
+    try:
+        torch.compile(torch.sin, dynamic=False)(torch.ones(8))
+    except (
+        Exception
+    ) as error:  # whatever stands between PyTorch and a compiler: headers, OpenMP, a folder to write to
+        line = next(
+            (line for line in str(error).splitlines() if "error" in line.lower()), type(error).__name__
+        )
+        return f"the C++ compiler cannot be used: {line.strip()}"
+    return None
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
@@ -671,8 +693,6 @@ class _Engine:
         self.model = GPT(config.model_config(self.tokenizer.vocab_size)).to(self.device)
         self.forward: nn.Module = self.model
         if self.compiled:
-            # what earlier runs of this process left would change the kernels, and too much of it ends in none
-            torch.compiler.reset()
             for block in self.model.blocks:
                 block.compile(dynamic=False)
         if self.world.size > 1 and config.parallel == "fsdp":
@@ -699,6 +719,11 @@ class _Engine:
         )  # fmt: skip
         tokens = c.batch_size * c.context_length * c.accumulate * self.world.size
         return {"step": number + 1} | line | {"tokens_per_s": round(tokens / (time.perf_counter() - started))}
+
+    def held_out_loss(self) -> float:
+        """`mean_loss` on the held-out batches, with the blocks as they are: it is not worth another translation."""
+        with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
+            return mean_loss(self.model, self.held_out, self.dtype)
 
     def restore(self, which: str) -> dict[str, Any]:
         """Model and optimisers as they were at a checkpoint; returns its state."""
@@ -730,6 +755,15 @@ class _Engine:
         return state
 
 # %% ../nbs/13_training.ipynb #95b718c5
+def _is_long(config: TrainConfig, vocab_size: int) -> bool:
+    """Whether steps that are a quarter faster win back half a minute, on a processor of two cores."""
+    if config.minutes is not None:
+        return config.minutes >= 3
+    tokens = config.steps * config.accumulate * config.batch_size * config.context_length
+    work = flops_per_token(config.model_config(vocab_size), config.context_length, training=True) * tokens
+    return work >= 3e13
+
+
 def _fit_steps(engine: _Engine, seconds: float) -> int:
     """How many steps, with their evaluations, fit into ``seconds``."""
     started = time.perf_counter()
@@ -742,7 +776,7 @@ def _fit_steps(engine: _Engine, seconds: float) -> int:
         engine.step(3 + count)
         count += 1
     per_step, now = (time.perf_counter() - once) / count, time.perf_counter()
-    mean_loss(engine.model, engine.held_out, engine.dtype)
+    engine.held_out_loss()
     # half as much again for the checkpoint and the plot
     per_step += 1.5 * (time.perf_counter() - now) / engine.config.eval_every
     left = seconds - (time.perf_counter() - started)
@@ -795,8 +829,11 @@ def train(
             tokenizer = _run_tokenizer(folder)
             (dtype, why_dtype), (compiled, why_compiled) = (
                 choose_precision(device, config.precision),
-                choose_compile(device, config.compile),
+                choose_compile(device, config.compile, long=_is_long(config, tokenizer.vocab_size)),
             )
+            if compiled:
+                # what earlier runs of this process left would change the kernels, and too much of it ends in none
+                torch.compiler.reset()
             engine = _Engine(config, folder, world, device, dtype, compiled, tokenizer)
             if config.minutes is not None and world.by_main(
                 lambda: "fixed_steps" not in read_json(folder / "run.json")
@@ -914,7 +951,7 @@ def _loop(
             bar.update()
             best = False
             if state["step"] % config.eval_every == 0 or state["step"] == config.steps:
-                line["val_loss"] = mean_loss(engine.model, engine.held_out, engine.dtype)
+                line["val_loss"] = engine.held_out_loss()
                 _require_finite(engine, state["step"], line["val_loss"])
                 best = state["best_loss"] is None or line["val_loss"] < state["best_loss"]
                 state["best_loss"] = line["val_loss"] if best else state["best_loss"]

@@ -19,6 +19,7 @@ from gptbook.data import Batches, TokenData
 from gptbook.evaluate import evaluate_model
 from gptbook.model import GPT
 from gptbook.training import MODELS, book_model, train, train_step
+from gptbook.workshop.processes import World
 
 V, T = 19, 8
 
@@ -202,3 +203,69 @@ def test_book_models(name: str) -> None:
 def test_unknown_book_model() -> None:
     with pytest.raises(ValueError, match=r"'raeder'.*reader"):
         book_model("raeder")
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch):
+    """torch.compile as it would be on another machine; what was found out about this one is forgotten."""
+    training._try_compiler.cache_clear()
+    monkeypatch.setattr(training.shutil, "which", lambda name: name)
+    yield lambda result: monkeypatch.setattr(torch, "compile", lambda f, **settings: lambda x: result(x))
+    training._try_compiler.cache_clear()
+
+
+def test_long_runs_are_translated(compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    compiler(torch.sin)
+    assert not training.choose_compile(cpu)[0] and "too short" in training.choose_compile(cpu)[1]
+    assert training.choose_compile(cpu, long=True)[0]
+    assert training.choose_compile(cpu, "off", long=True) == (False, "off, as asked")
+    assert training.choose_compile(cpu, "on") == (True, "on, as asked")
+
+
+def test_what_keeps_from_translating_is_named(compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(x: torch.Tensor) -> None:
+        raise RuntimeError(
+            "CppCompileError: C++ compile error\nfatal error: Python.h: No such file or directory"
+        )
+
+    compiler(fail)
+    chosen, why = training.choose_compile(torch.device("cpu"), long=True)
+    assert not chosen and why.startswith("off, as the C++ compiler cannot be used: ")
+    with pytest.raises(ValueError, match="--compile on is not possible: the C\\+\\+ compiler cannot be used"):
+        training.choose_compile(torch.device("cpu"), "on")
+    training._try_compiler.cache_clear()
+    monkeypatch.setattr(training.shutil, "which", lambda name: None)
+    assert "no C++ compiler" in training.choose_compile(torch.device("cpu"), long=True)[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "long"),
+    [
+        ({"minutes": 3.0}, True),
+        ({"minutes": 2.9, "preset": "gpt2"}, False),
+        ({"preset": "small", "steps": 900}, True),
+        ({"preset": "small", "steps": 300}, False),
+        ({"preset": "small", "steps": 300, "accumulate": 4}, True),
+        ({"preset": "tiny", "steps": 900}, False),
+    ],
+)
+def test_which_runs_are_long(changes: dict, long: bool) -> None:
+    config = TrainConfig(corpus="shakespeare", out="-", **changes)
+    assert training._is_long(config, 4096) == long
+
+
+def test_held_out_loss_is_not_translated(tmp_path: Path) -> None:
+    """Blocks that are translated for training are called as they are for the held-out text."""
+    engine = training._Engine(
+        TrainConfig(corpus="-", out="-"), tmp_path, World(torch.device("cpu")), torch.device("cpu"), torch.float32, True, None
+    )  # fmt: skip
+    engine.model = GPT(GPTConfig.tiny(V)).eval()
+    ids = torch.randint(V, (2, T + 1))
+    engine.held_out = [(ids[:, :-1], ids[:, 1:])]
+    translated = []
+    for block in engine.model.blocks:
+        block.compile(backend=lambda graph, inputs: translated.append(graph) or graph.forward)
+    loss = engine.held_out_loss()
+    assert not translated
+    assert training.mean_loss(engine.model, engine.held_out) == pytest.approx(loss) and translated
