@@ -18,7 +18,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gptbook import microworld
+from gptbook.block import Block
 from gptbook.config import TrainConfig
 from gptbook.data import Document, encode_documents
 from gptbook.emergence import (
@@ -54,6 +55,7 @@ WATCH = (0, 25, 50, 75, 100, 150, 200, 250, 300, 350, 400, 450, 500, 600, 700, 8
 VERSIONS = {"torch": torch.__version__, "python": platform.python_version()}
 SEEDS = (0, 1, 2)
 MORE_SEEDS, SELDOM = (3, 4, 5), (100, 300, 600, 1000)  # of these only what came out counts
+NEAR = 8  # tokens that a block may look at, without "far": three blocks reach 21 back, some two sentences
 AHEAD = 4  # how many calls ahead of the training the stories are told, by another process
 
 
@@ -89,6 +91,29 @@ def commit() -> str:
 
 def done() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+@contextmanager
+def taken_away(model: GPT, part: str) -> Iterator[None]:
+    """The model without the output of "attention" or "ffn" in each block, or with "far" tokens out of sight."""
+
+    def narrow(
+        block: Block, args: tuple[Tensor], look: dict[str, Any]
+    ) -> tuple[tuple[Tensor], dict[str, Any]]:
+        past = look["cache"].length if look.get("cache") else 0
+        here = torch.arange(past, past + args[0].shape[1])
+        near = here[:, None] - torch.arange(past + args[0].shape[1]) < NEAR  # (T, T_k)
+        mask = look.get("mask")
+        return args, look | {"mask": near if mask is None else near & mask}
+
+    with ExitStack() as stack:
+        if part == "far":
+            for block in model.blocks:
+                stack.callback(block.register_forward_pre_hook(narrow, with_kwargs=True).remove)
+        elif part:
+            sites = [Site(layer, part) for layer in range(1, len(model.blocks) + 1)]
+            stack.enter_context(intervene(model, dict.fromkeys(sites, torch.zeros_like)))
+        yield
 
 
 def run(
@@ -151,12 +176,7 @@ def run(
             seen[0] += len(batch)
             yield batch
 
-    parts = (
-        {Site(layer, without): torch.zeros_like for layer in range(1, len(model.blocks) + 1)}
-        if without
-        else {}
-    )
-    with ProcessPoolExecutor(1) as pool, intervene(model, parts) if parts else nullcontext():
+    with ProcessPoolExecutor(1) as pool, taken_away(model, without):
         marks = {*watch, lesson.steps}
         train_on_stories(
             model, batches(Teller(pool)), lesson.steps, watch=marks, look=look, **key["settings"]
@@ -174,7 +194,7 @@ def ablations() -> None:
     few = drill._replace(bounds=DRILL | {"questions": (1, 3)})
     for seed in SEEDS:
         run("ablation", drill, seed=seed, settings=FAST)
-        for part in ("attention", "ffn"):
+        for part in ("attention", "ffn", "far"):
             run("ablation", drill, seed=seed, without=part, settings=FAST)
         for shape in ({"n_layer": 1}, {"position": "none"}, {"n_head": 1}):
             run("ablation", drill, seed=seed, shape=shape, settings=FAST)
