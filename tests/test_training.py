@@ -257,9 +257,8 @@ def test_which_runs_are_long(changes: dict, long: bool) -> None:
 
 def test_held_out_loss_is_not_translated(tmp_path: Path) -> None:
     """Blocks that are translated for training are called as they are for the held-out text."""
-    engine = training._Engine(
-        TrainConfig(corpus="-", out="-"), tmp_path, World(torch.device("cpu")), torch.device("cpu"), torch.float32, True, None
-    )  # fmt: skip
+    config, cpu = TrainConfig(corpus="-", out="-"), torch.device("cpu")
+    engine = training._Engine(config, tmp_path, World(cpu), cpu, torch.float32, True, None)
     engine.model = GPT(GPTConfig.tiny(V)).eval()
     ids = torch.randint(V, (2, T + 1))
     engine.held_out = [(ids[:, :-1], ids[:, 1:])]

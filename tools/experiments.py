@@ -95,7 +95,7 @@ def done() -> list[dict[str, Any]]:
 
 @contextmanager
 def taken_away(model: GPT, part: str) -> Iterator[None]:
-    """The model without the output of "attention" or "ffn" in each block, or with "far" tokens out of sight."""
+    """The model without "attention" or "ffn" in each block, or with "far" tokens out of sight."""
 
     def narrow(
         block: Block, args: tuple[Tensor], look: dict[str, Any]
