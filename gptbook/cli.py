@@ -18,7 +18,8 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -87,10 +88,10 @@ def train_command(
         rollback: with --resume, go on from the checkpoint before the last one.
     """
 
-    def work() -> None:
+    def work(given: Collection[str] = ()) -> None:
         from gptbook.training import train
 
-        run = train(config, resume=resume, overwrite=overwrite, rollback=rollback)
+        run = train(config, resume=resume, overwrite=overwrite, rollback=rollback, given=given)
         if os.environ.get("RANK", "0") != "0":
             return  # the first process speaks for all
         best = min((m for m in run.metrics if "val_loss" in m), key=lambda m: m["val_loss"], default=None)
@@ -593,7 +594,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(_one_line(box.getvalue()) or box.getvalue())
     except (ValueError, OSError) as error:  # from a config's own checks
         return _fail(error)
-    command, done = next(iter(sys.argv[1:] if argv is None else argv)), False
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command, done = arguments[0], False
+    if command == "train":  # a run that is resumed asks which settings were chosen on purpose
+        options = [a.partition("=")[0][2:] for a in arguments if a.startswith("--")]
+        work = partial(work, given={option.replace("-", "_") for option in options})
     try:
         work()
         done = True

@@ -17,7 +17,7 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, fields
 from functools import lru_cache, partial
@@ -792,18 +792,20 @@ def train(
     progress: bool | None = None,
     log: Callable[[str], None] = print,
     on_step: Callable[[dict[str, Any]], None] | None = None,
+    given: Collection[str] = (),
 ) -> Run:
     """Train a GPT and leave the run in ``config.out``.
 
     Args:
         config: the settings.
         resume: go on with the run in ``config.out`` from its last checkpoint. It keeps its settings: one
-            given here must be the stored one or the default.
+            given here must be the stored one or, if not in ``given``, the default.
         overwrite: replace a run in ``config.out``, as soon as the new one has its first checkpoint.
         rollback: resume from the checkpoint before the last one.
         progress: show a progress bar; None: in a terminal or a notebook.
         log: where lines about the run go.
         on_step: called after each step with its line of metrics.
+        given: names of the settings that were chosen on purpose, even where they are the defaults.
 
     Under ``torchrun`` all processes call this together. Ctrl-C and SIGTERM save the state after the current
     step and raise ``KeyboardInterrupt``. Raises ``ValueError`` or ``FileNotFoundError`` that says what is
@@ -821,7 +823,7 @@ def train(
     with ExitStack() as cleanup:
         cleanup.callback(world.close)
         world.by_main(lambda: cleanup.enter_context(only_one(folder)))
-        settings = world.by_main(lambda: _set_up(config, folder, resume, overwrite, say).to_dict())
+        settings = world.by_main(lambda: _set_up(config, folder, resume, overwrite, say, given).to_dict())
         config = TrainConfig(**settings)
         try:
             if config.threads:
@@ -867,12 +869,13 @@ def train(
 
 # %% ../nbs/13_training.ipynb #1827c3de
 def _set_up(
-    config: TrainConfig, folder: Path, resume: bool, overwrite: bool, log: Callable[[str], None]
-) -> TrainConfig:
+    config: TrainConfig, folder: Path, resume: bool, overwrite: bool, log: Callable[[str], None],
+    given: Collection[str],
+) -> TrainConfig:  # fmt: skip
     if not resume:
         _prepare(config, overwrite, log)
         return config
-    config = _same_settings(config, read_run(folder))
+    config = _same_settings(config, read_run(folder), given)
     for leftover in folder.glob(".*.tmp"):  # half written when the run was stopped
         leftover.unlink()
     return config
@@ -919,16 +922,16 @@ def _report(engine: _Engine, why: str, why_dtype: str, why_compiled: str, log: C
     log(f"steps: {config.steps:,} of {tokens:,} tokens, {times:.1f} times through the text")
 
 
-def _same_settings(given: TrainConfig, stored: TrainConfig) -> TrainConfig:
+def _same_settings(config: TrainConfig, stored: TrainConfig, given: Collection[str]) -> TrainConfig:
     for field in fields(TrainConfig):
-        new, old = getattr(given, field.name), getattr(stored, field.name)
-        if field.name != "out" and new not in (old, field.default):
+        new, old = getattr(config, field.name), getattr(stored, field.name)
+        if field.name != "out" and new != old and (new != field.default or field.name in given):
             option = "--" + field.name.replace("_", "-")
             raise ValueError(
-                f"{given.out} was started with {option} {old}, not {new}; a resumed run keeps its settings: "
+                f"{config.out} was started with {option} {old}, not {new}; a resumed run keeps its settings: "
                 f"leave {option} out"
             )
-    return stored if given.out == stored.out else TrainConfig(**(stored.to_dict() | {"out": given.out}))
+    return stored if config.out == stored.out else TrainConfig(**(stored.to_dict() | {"out": config.out}))
 
 # %% ../nbs/13_training.ipynb #9e98d2b6
 def _loop(

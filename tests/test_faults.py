@@ -158,6 +158,19 @@ def test_compiled_run_resumes(corpus: Path, tmp_path: Path, monkeypatch: pytest.
     assert final(tmp_path / "plain") != final(tmp_path / "undisturbed"), "nothing was translated"
 
 
+@pytest.mark.parametrize("option", [["--steps", "900"], ["--batch-size=16"], ["--optimizer", "muon"]])
+def test_a_default_that_is_given_must_be_the_run_s(
+    option: list[str], corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """--steps 900, which is the default, on a run of 12 steps is refused as any other number is."""
+    assert main(options(corpus, tmp_path / "run", optimizer="adamw")) == 0
+    again = ["train", "--corpus", str(corpus), "--out", str(tmp_path / "run"), "--resume"]
+    assert main([*again, *option]) == 2
+    name = option[0].partition("=")[0]
+    assert f"was started with {name} " in capsys.readouterr().err
+    assert main([*again, "--steps", "12"]) == 0 and main(again) == 0
+
+
 def test_two_processes_in_one_folder(run: Path, corpus: Path, capsys: pytest.CaptureFixture) -> None:
     with only_one(run):
         assert main(["train", "--corpus", str(corpus), "--out", str(run), "--resume"]) == 2
