@@ -376,17 +376,28 @@ def book_model(name: str) -> tuple[GPT, Tokenizer]:
     return load_run(MODELS / one_of("model", name, names))
 
 # %% ../nbs/13_training.ipynb #58dbaee0
+def _own_documents(x: Tensor, end_of_text: int | None) -> dict[str, Tensor]:
+    """Which document each token of x (B, T) belongs to, as an argument of the model; none without a mark."""
+    return {} if end_of_text is None else {"documents": (x == end_of_text).cumsum(-1)}
+
+
 @torch.no_grad()
 def mean_loss(
-    model: GPT, batches: Iterable[tuple[Tensor, Tensor]], dtype: torch.dtype = torch.float32
+    model: GPT,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    dtype: torch.dtype = torch.float32,
+    end_of_text: int | None = None,
 ) -> float:
-    """Mean cross-entropy in nats per token over batches of inputs and targets (B, T), in evaluation mode."""
+    """Mean cross-entropy in nats per token over batches of inputs and targets (B, T), in evaluation mode.
+
+    With ``end_of_text``, tokens see only their own document.
+    """
     device, training = model.embedding.weight.device, model.training
     model.eval()
     losses = []
     for x, y in batches:
         with autocast(device, dtype):
-            logits = model(x.to(device))
+            logits = model(x.to(device), **_own_documents(x.to(device), end_of_text))
         losses.append(F.cross_entropy(logits.float().flatten(0, 1), y.to(device).flatten()).item())
     model.train(training)
     return sum(losses) / len(losses)
@@ -626,10 +637,9 @@ def train_step(
             torch.from_numpy(a).to(device)
             for a in batches.batch((step * config.accumulate + k) * world.size + world.rank)
         )
-        documents = {} if end_of_text is None else {"documents": (x == end_of_text).cumsum(-1)}
         with _exchange(forward, last=k == config.accumulate - 1):
             with autocast(device, dtype):
-                logits = forward(x, **documents)
+                logits = forward(x, **_own_documents(x, end_of_text))
             loss = cross_entropy(logits.flatten(0, 1), y.flatten()) / config.accumulate
             loss.backward()
         total += loss.item()
@@ -715,7 +725,7 @@ class _Engine:
         started, c = time.perf_counter(), self.config
         line = train_step(
             self.model, self.optimizers, self.batches, number, c, self.dtype, world=self.world, forward=self.forward,
-            end_of_text=self.tokenizer.end_of_text if c.document_mask else None,
+            end_of_text=self.end_of_text,
         )  # fmt: skip
         tokens = c.batch_size * c.context_length * c.accumulate * self.world.size
         return {"step": number + 1} | line | {"tokens_per_s": round(tokens / (time.perf_counter() - started))}
@@ -723,7 +733,12 @@ class _Engine:
     def held_out_loss(self) -> float:
         """`mean_loss` on the held-out batches, with the blocks as they are: it is not worth another translation."""
         with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
-            return mean_loss(self.model, self.held_out, self.dtype)
+            return mean_loss(self.model, self.held_out, self.dtype, self.end_of_text)
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The mark between documents, where tokens see only their own."""
+        return self.tokenizer.end_of_text if self.config.document_mask else None
 
     def restore(self, which: str) -> dict[str, Any]:
         """Model and optimisers as they were at a checkpoint; returns its state."""

@@ -127,7 +127,7 @@ def quietly(settings: dict, **arguments: object) -> training.Run:
 
 
 def test_document_mask_of_a_run(settings: dict) -> None:
-    """Its first loss is that of the first batch's documents by themselves."""
+    """Its losses, also the held-out one, are those of the documents by themselves."""
     run = quietly(settings | {"document_mask": True})
     torch.manual_seed(0)
     model, end = GPT(run.config.model_config(run.tokenizer.vocab_size)), run.tokenizer.end_of_text
@@ -137,6 +137,13 @@ def test_document_mask_of_a_run(settings: dict) -> None:
         alone, packed = loss_of_documents_alone(model, x, y, end), F.cross_entropy(model(x).mT, y).item()
     assert run.metrics[0]["loss"] == pytest.approx(alone, abs=1e-5)
     assert abs(packed - alone) > 1e-4
+    held_out = Batches(TokenData(run.folder / "data", "val"), 4, 32, seed=0)
+    x, y = map(torch.from_numpy, held_out.batch(0))
+    with torch.no_grad():
+        alone = loss_of_documents_alone(run.model, x, y, end)
+        packed = F.cross_entropy(run.model(x).mT, y).item()
+    best = min(line["val_loss"] for line in run.metrics if "val_loss" in line)
+    assert best == pytest.approx(alone, abs=1e-5) and abs(packed - alone) > 1e-4
 
 
 def test_minutes_are_measured_once(settings: dict, monkeypatch: pytest.MonkeyPatch) -> None:
