@@ -345,6 +345,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'gptbook.microworld._in_other_words': ('microworld.html#_in_other_words', 'gptbook/microworld.py'),
                                     'gptbook.microworld._meant': ('microworld.html#_meant', 'gptbook/microworld.py'),
                                     'gptbook.microworld._shares': ('microworld.html#_shares', 'gptbook/microworld.py'),
+                                    'gptbook.microworld._told_as': ('microworld.html#_told_as', 'gptbook/microworld.py'),
                                     'gptbook.microworld.answer': ('microworld.html#answer', 'gptbook/microworld.py'),
                                     'gptbook.microworld.apply': ('microworld.html#apply', 'gptbook/microworld.py'),
                                     'gptbook.microworld.broken': ('microworld.html#broken', 'gptbook/microworld.py'),

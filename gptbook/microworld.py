@@ -688,14 +688,19 @@ def _derivation(text: str, language: str) -> list[Sentence] | None:
     return story if tell(story, language) == text else None
 
 
+def _told_as(split: str) -> str:
+    return "train" if split == "val" else one_of("split", split, EVENTS_IN_STORY)
+
+
 def logprobs(story: str, language: str = "en", split: str = "train") -> list[float]:
     """The exact log-probability in nats of each sentence of a story given those before it; the last number is
     that of its end.
 
+    ``split``: "train" or "val", "long", or "all", the language in which everything may come together.
     The list breaks off with -inf at a sentence that is never told there; it is only that for a text that is
     no story.
     """
-    world, found = World(), []
+    world, found, split = World(), [], _told_as(split)
     for s in [*(_derivation(story, language) or ()), END]:
         plain = s._replace(form=0, pronoun=False)
         p = next((p for p, option in next_sentences(world, split) if option == plain), 0.0)
@@ -729,9 +734,10 @@ def step_entropy(world: World, split: str = "train") -> float:
 def entropy(n: int = 2000, seed: int = 0, split: str = "train") -> tuple[float, float]:
     """The entropy of a story in nats and its standard error, from n stories.
 
-    Of each story the entropies of its steps are summed, which has the same mean as -log P(story).
+    Of each story the entropies of its steps are summed, which has the same mean as -log P(story). ``split`` as
+    in `logprobs`.
     """
-    totals = []
+    totals, split = [], _told_as(split)
     for i in range(n):
         rng, world, total, s = random.Random(f"entropy {seed} {i}"), World(), 0.0, None
         while s != END:

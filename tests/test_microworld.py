@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gptbook import microworld
 from gptbook.microworld import (
     END,
     FORMS,
@@ -195,3 +196,15 @@ def test_any_text_can_be_graded(text: str) -> None:
     grades = grade([text])
     assert 0 <= grades.true <= grades.grammatical <= 1
     assert logprob(text) == -math.inf or not any(check(text))
+
+
+def test_splits_with_a_probability() -> None:
+    """Stories held out for validation are of the same language; of others there is no exact probability."""
+    story = microworld.sample(0, split="val")
+    assert microworld.logprob(story, "en", "val") == microworld.logprob(story) > -math.inf
+    assert microworld.entropy(20, split="val") == microworld.entropy(20)
+    for split in ("combinations", "questions", "nonsense"):
+        with pytest.raises(ValueError, match="split"):
+            microworld.logprob(story, "en", split)
+        with pytest.raises(ValueError, match="split"):
+            microworld.entropy(20, split=split)
