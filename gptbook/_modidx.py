@@ -765,6 +765,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'gptbook.training._read_tensors': ('training.html#_read_tensors', 'gptbook/training.py'),
                                   'gptbook.training._report': ('training.html#_report', 'gptbook/training.py'),
                                   'gptbook.training._require_finite': ('training.html#_require_finite', 'gptbook/training.py'),
+                                  'gptbook.training._require_memory': ('training.html#_require_memory', 'gptbook/training.py'),
                                   'gptbook.training._restore': ('training.html#_restore', 'gptbook/training.py'),
                                   'gptbook.training._run_tokenizer': ('training.html#_run_tokenizer', 'gptbook/training.py'),
                                   'gptbook.training._same_settings': ('training.html#_same_settings', 'gptbook/training.py'),

@@ -44,7 +44,7 @@ from tqdm import tqdm
 
 from .config import GPTConfig, TrainConfig
 from .data import Batches, TokenData, encode_documents, load_corpus
-from .model import GPT, flops_per_token
+from .model import GPT, count_params, flops_per_token
 from gptbook.optim import (
     AdamW,
     Muon,
@@ -779,6 +779,21 @@ def _is_long(config: TrainConfig, vocab_size: int) -> bool:
     return work >= 3e13
 
 
+def _require_memory(config: TrainConfig, vocab_size: int, world: World, device: torch.device) -> None:
+    """Refuse what cannot fit, before it is tried: numbers for weights, gradients and the optimiser, and logits."""
+    if device.type != "cpu" or not hasattr(os, "sysconf"):
+        return  # a GPU says so itself, and at once
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    whole = 16 * count_params(config.model_config(vocab_size))
+    whole /= world.size if config.parallel == "fsdp" else 1
+    needed = whole + 4 * config.batch_size * config.context_length * vocab_size
+    require(
+        needed <= there,
+        f"the run needs {needed / 1e9:,.0f} GB of memory or more, this machine has {there / 1e9:,.0f} GB; take a "
+        "smaller model, --batch-size or --context-length",
+    )
+
+
 def _fit_steps(engine: _Engine, seconds: float) -> int:
     """How many steps, with their evaluations, fit into ``seconds``."""
     started = time.perf_counter()
@@ -844,6 +859,7 @@ def train(
             if config.threads:
                 torch.set_num_threads(config.threads)
             tokenizer = _run_tokenizer(folder)
+            _require_memory(config, tokenizer.vocab_size, world, device)
             (dtype, why_dtype), (compiled, why_compiled) = (
                 choose_precision(device, config.precision),
                 choose_compile(device, config.compile, long=_is_long(config, tokenizer.vocab_size)),

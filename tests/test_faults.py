@@ -171,6 +171,14 @@ def test_a_default_that_is_given_must_be_the_run_s(
     assert main([*again, "--steps", "12"]) == 0 and main(again) == 0
 
 
+@pytest.mark.parametrize("change", [{"n_layer": 1_000_000}, {"batch_size": 1_000_000_000}])
+def test_what_cannot_fit_is_refused_at_once(
+    change: dict, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(options(corpus, tmp_path / "run", **change)) == 2
+    assert re.search(r"needs [\d,]+ GB of memory or more, this machine has \d+ GB", capsys.readouterr().err)
+
+
 def test_two_processes_in_one_folder(run: Path, corpus: Path, capsys: pytest.CaptureFixture) -> None:
     with only_one(run):
         assert main(["train", "--corpus", str(corpus), "--out", str(run), "--resume"]) == 2
