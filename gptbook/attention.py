@@ -117,15 +117,15 @@ class KVCache:
 
         Raises ``ValueError`` when there is no room left or the shapes are not those of the cache.
         """
-        if k.shape != v.shape or k.shape[:2] != self.k.shape[:2] or k.shape[3] != self.k.shape[3]:
+        B, h, T, d_k = k.shape
+        end, room = self.length + T, self.k.shape[2]
+        if k.shape != v.shape or self.k.shape != (B, h, room, d_k):
             raise ValueError(
                 f"k {tuple(k.shape)} and v {tuple(v.shape)} do not fit a cache of {tuple(self.k.shape)}"
             )
-        end = self.length + k.shape[2]
-        require(
-            end <= self.k.shape[2], f"the cache has room for {self.k.shape[2]} positions, {end} are needed"
-        )
+        if end > room:
+            raise ValueError(f"the cache has room for {room} positions, {end} are needed")
         self.k[:, :, self.length : end] = k
         self.v[:, :, self.length : end] = v
         self.length = end
-        return self.k[:, :, :end].to(k.dtype), self.v[:, :, :end].to(k.dtype)
+        return self.k.narrow(2, 0, end).to(k.dtype), self.v.narrow(2, 0, end).to(k.dtype)

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import KVCache, scaled_dot_product_attention
+from .attention import KVCache
 from .block import Block, RMSNorm
 from .embedding import LearnedPositions, RotaryPositions
 from .model import GPT
@@ -570,7 +570,7 @@ class _DecodingBlock:
         qk = qk.to(cache.k.dtype)
         k, v = cache.append(qk[:, self.n_head :, None], v[:, :, None])  # (B, h_kv, T_k, d_k)
         q = qk[:, : self.n_head].view(x.shape[0], self.n_kv_head, -1, self.d_k)  # (B, h_kv, group, d_k)
-        out = scaled_dot_product_attention(q, k, v, mask=mask, fused=True)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         x = x + self.out(out.reshape(x.shape))
         if not self.pre:
             x = self.after1(x)
@@ -615,7 +615,7 @@ class DecodingModel:
             self.norm, self.head = _normed(model.norm, model.head, short)
         shortened = any(isinstance(b.qkv, _Matrix) and b.qkv.one != "fp32" for b in self.blocks)
         self.cache_dtype = choose_precision(device)[0] if shortened else None
-        self.turns: tuple[Tensor, Tensor] | None = None
+        self.turns: list[tuple[Tensor, Tensor]] = []
 
     def new_cache(self, batch: int, max_length: int) -> list[KVCache]:
         """As `GPT.new_cache`, with the keys and values in bfloat16 where ``precision`` says so."""
@@ -645,13 +645,13 @@ class DecodingModel:
         return self.head(self.norm(x))[:, None]
 
     def _turn(self, position: int) -> tuple[Tensor, Tensor]:
-        """What `_DecodingBlock` turns by at a position: (d_k,) each, from a table that grows when it ends."""
-        if self.turns is None or position >= len(self.turns[0]):
+        """What `_DecodingBlock` turns by at a position: (d_k,) each, from a list that grows when it ends."""
+        if position >= len(self.turns):
             p = self.embedding.weight
             places = torch.arange(2 * position + 64, device=p.device)
             angles = self.positions(places, torch.promote_types(p.dtype, torch.float32))
-            self.turns = _double(*angles, p.dtype)
-        return self.turns[0][position], self.turns[1][position]
+            self.turns = list(zip(*_double(*angles, p.dtype)))
+        return self.turns[position]
 
 # %% ../nbs/14_sample.ipynb #083f22e2
 class Constraint:

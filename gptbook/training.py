@@ -110,7 +110,7 @@ def choose_compile(device: torch.device, wanted: str = "auto", *, long: bool = F
     if device.type == "cuda":
         return True, "on, the default on a GPU"
     if long:
-        return True, "on, as the run is long enough to win back the time of translating, about half a minute"
+        return True, "on, as the run is long enough to win back the time of translating"
     return (
         False,
         "off, as the run is too short to win back the time of translating (--compile on: do it anyway)",
@@ -771,7 +771,7 @@ class _Engine:
 
 # %% ../nbs/13_training.ipynb #95b718c5
 def _is_long(config: TrainConfig, vocab_size: int) -> bool:
-    """Whether steps that are a quarter faster win back half a minute, on a processor of two cores."""
+    """Whether a run on two cores wins back the time of translating, if its steps are a quarter faster."""
     if config.minutes is not None:
         return config.minutes >= 3
     tokens = config.steps * config.accumulate * config.batch_size * config.context_length
