@@ -487,7 +487,8 @@ class _Matrix:
 
     @property
     def weight(self) -> Tensor:
-        return self.linear.weight if self.gain is None else self.linear.weight * self.gain
+        with torch.inference_mode(False), torch.no_grad():  # it serves later calls, in whatever mode they are
+            return self.linear.weight if self.gain is None else self.linear.weight * self.gain
 
     @cached_property
     def fp32(self) -> Tensor:
@@ -648,9 +649,10 @@ class DecodingModel:
         """What `_DecodingBlock` turns by at a position: (d_k,) each, from a list that grows when it ends."""
         if position >= len(self.turns):
             p = self.embedding.weight
-            places = torch.arange(2 * position + 64, device=p.device)
-            angles = self.positions(places, torch.promote_types(p.dtype, torch.float32))
-            self.turns = list(zip(*_double(*angles, p.dtype)))
+            with torch.inference_mode(False):  # later calls may be in another mode
+                places = torch.arange(2 * position + 64, device=p.device)
+                angles = self.positions(places, torch.promote_types(p.dtype, torch.float32))
+                self.turns = list(zip(*(part.unbind() for part in _double(*angles, p.dtype))))
         return self.turns[position]
 
 # %% ../nbs/14_sample.ipynb #083f22e2

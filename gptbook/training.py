@@ -130,7 +130,7 @@ def _try_compiler() -> str | None:
         line = next(
             (line for line in str(error).splitlines() if "error" in line.lower()), type(error).__name__
         )
-        return f"the C++ compiler cannot be used: {line.strip()}"
+        return f"the C++ compiler cannot be used: {line.strip()[:200]}"
     return None
 
 

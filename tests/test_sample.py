@@ -579,6 +579,22 @@ def test_a_prepared_model_asks_for_a_precision_it_can(monkeypatch: pytest.Monkey
     assert DecodingModel(tiny(), "auto").norm is not None
 
 
+def test_a_prepared_model_serves_in_any_mode() -> None:
+    """What it makes at its first call may be used with gradients on, too."""
+    prepared, ids = DecodingModel(tiny(qk_norm=True)), torch.tensor([[3]])
+
+    def logits() -> Tensor:
+        return prepared(ids, cache=prepared.new_cache(1, 4))
+
+    with torch.inference_mode():
+        first = logits().clone()
+    cache = prepared.new_cache(1, 4)
+    with torch.no_grad():
+        assert torch.equal(prepared(ids, cache=cache), first)
+    assert all(not part.is_inference() for turn in prepared.turns for part in turn)
+    assert not prepared.head.fp32.is_inference() and not prepared.head.fp32.requires_grad
+
+
 def test_a_prepared_model_drafts_and_searches() -> None:
     model, draft = tiny(), tiny(seed=1)
     prepared, small, ids = DecodingModel(model), DecodingModel(draft), torch.tensor([1, 2, 3])
