@@ -126,7 +126,7 @@ def test_interrupted_saves_and_resumes(number: int, corpus: Path, tmp_path: Path
         train(config, resume=True, on_step=stop_soon, **QUIET)
 
 
-def test_compiled_run_resumes(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_run_resumes(corpus: Path, tmp_path: Path) -> None:
     """With --compile on, too, every bit is as if undisturbed, whatever the process had translated before."""
     try:
         choose_compile(torch.device("cpu"), "on")
@@ -143,10 +143,10 @@ def test_compiled_run_resumes(corpus: Path, tmp_path: Path, monkeypatch: pytest.
         train(config, on_step=stop_at, **QUIET)
 
     dynamo = pytest.importorskip("torch._dynamo")
-    monkeypatch.setattr(dynamo.config, "recompile_limit", 2)  # as after a few runs in a notebook
-    start("other", steps=1, batch_size=3, context_length=24)
-    with pytest.raises(RuntimeError, match="enough"):
-        start("interrupted", stop=6)
+    with dynamo.config.patch(recompile_limit=2):  # as after a few runs in a notebook
+        start("other", steps=1, batch_size=3, context_length=24)
+        with pytest.raises(RuntimeError, match="enough"):
+            start("interrupted", stop=6)
     for name, more in (("interrupted", ["--resume"]), ("undisturbed", [])):
         command = [sys.executable, "-m", "gptbook", *options(corpus, tmp_path / name, **compiled), *more]
         done = subprocess.run(
