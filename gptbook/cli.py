@@ -138,7 +138,8 @@ def sample_command(
         presence_penalty: subtracted from the logit of each token that was written.
         frequency_penalty: the same, times how often it was written.
         num_samples: texts to write. A single one appears while it is written.
-        seed: of the first text; the next one has the next seed.
+        seed: of the first text; the next one has the next seed (a single text is rounded in another way, see
+            --precision).
         stop: texts that end the writing.
         choices: what is written becomes one of these texts.
         pattern: what is written matches this regular expression as a whole.

@@ -1378,7 +1378,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        if rows.shape[0] <= self.few and x.device.type == "cpu":
+        if rows.shape[0] <= self.few and rows.shape[1] % 16 == 0 and x.device.type == "cpu":
             y = torch._weight_int8pack_mm(rows.bfloat16(), self.q, self.scale.bfloat16()).to(x.dtype)
         else:
             y = rows @ self.q.to(x.dtype).T * self.scale.to(x.dtype)

@@ -10,6 +10,7 @@ __all__ = ['Processor', 'LARGE', 'apply_temperature', 'keep_top_k', 'keep_top_p'
 
 # %% ../nbs/14_sample.ipynb #06898315
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from codecs import getincrementaldecoder
 from dataclasses import dataclass
@@ -482,7 +483,7 @@ class _Matrix:
         if linear.weight.dtype == torch.float32 and linear.weight.numel() >= LARGE:
             if "fp16" in short and self.weight.abs().amax() < 60_000:  # float16 ends at 65,504
                 self.one = self.several = "fp16"
-            if "int8" in short:
+            if "int8" in short and linear.in_features % 16 == 0:  # the kernel reads rows by sixteen numbers
                 self.one = "int8"
 
     @property
@@ -589,7 +590,7 @@ class DecodingModel:
     """A GPT prepared for writing: the same function of one token of each text, in fewer and cheaper steps.
 
     It stands in for the model in `generate` and its kin; several tokens at once, such as a prompt, go through
-    the model itself. It holds copies of the matrices: after a change of the weights, make a new one.
+    the model itself. It copies the matrices when it needs them: after a change of the weights, make a new one.
 
     Args:
         model: in evaluation mode.
@@ -609,6 +610,7 @@ class DecodingModel:
             "this processor has no product of float16 matrices; use fp32 or auto",
         )
         short = {"fp32": (), "fp16": ("fp16",), "auto": ("fp16", "int8")}[precision] if possible else ()
+        short = short[:1] if os.name == "nt" else short  # PyTorch for Windows has no fast product of int8
         self.model, self.config = model, model.config
         self.embedding, self.positions = model.embedding, model.positions
         with torch.no_grad():
@@ -907,7 +909,8 @@ def speculative(
     """Continue one text (T,): ``draft`` proposes ``k`` tokens at a time, one pass of ``model`` judges them.
 
     The text has the distribution that ``model`` alone gives it with these settings; at temperature 0 it is
-    the same text.
+    the same text. (A `DecodingModel` judges with its exact matrices: that is the distribution it has at
+    precision "fp32".)
     Both models have the same vocabulary, and room for the whole text. Returns it and how many tokens each
     pass gave.
     Source: Leviathan et al. 2023, algorithm 1.

@@ -110,10 +110,10 @@ def choose_compile(device: torch.device, wanted: str = "auto", *, long: bool = F
     if device.type == "cuda":
         return True, "on, the default on a GPU"
     if long:
-        return True, "on, as the run is long enough to win back the time of translating"
+        return True, "on, as the run is long"
     return (
         False,
-        "off, as the run is too short to win back the time of translating (--compile on: do it anyway)",
+        "off, as the run is short (--compile on: translate all the same)",
     )
 
 
@@ -126,11 +126,9 @@ def _try_compiler() -> str | None:
         torch.compile(torch.sin, dynamic=False)(torch.ones(8))
     except (
         Exception
-    ) as error:  # whatever stands between PyTorch and a compiler: headers, OpenMP, a folder to write to
-        line = next(
-            (line for line in str(error).splitlines() if "error" in line.lower()), type(error).__name__
-        )
-        return f"the C++ compiler cannot be used: {line.strip()[:200]}"
+    ) as error:  # whatever stands in the way: headers, OpenMP, a folder that must be written to
+        lines = [line for line in str(error).splitlines() if "error: " in line] or [type(error).__name__]
+        return f"the C++ compiler cannot be used: {lines[0].strip()[:200]}"
     return None
 
 
@@ -500,6 +498,7 @@ def _prepare(config: TrainConfig, overwrite: bool, log: Callable[[str], None]) -
         f"tokenizer: {config.tokenizer}, {tokenizer.vocab_size:,} tokens "
         f"({time.perf_counter() - started:.1f} s)"
     )
+    _require_memory(config, tokenizer.vocab_size)
     staging = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(staging, ignore_errors=True)
     (staging / "data").mkdir(parents=True)
@@ -779,16 +778,16 @@ def _is_long(config: TrainConfig, vocab_size: int) -> bool:
     return work >= 3e13
 
 
-def _require_memory(config: TrainConfig, vocab_size: int, world: World, device: torch.device) -> None:
-    """Refuse what cannot fit, before it is tried: numbers for weights, gradients and the optimiser, and logits."""
-    if device.type != "cpu" or not hasattr(os, "sysconf"):
-        return  # a GPU says so itself, and at once
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    whole = 16 * count_params(config.model_config(vocab_size))
-    whole /= world.size if config.parallel == "fsdp" else 1
-    needed = whole + 4 * config.batch_size * config.context_length * vocab_size
+def _require_memory(config: TrainConfig, vocab_size: int) -> None:
+    """Refuse what cannot fit, before it is tried: weights, gradients, one running mean, and the logits."""
+    size, page = (getattr(os, "sysconf_names", {}).get(name) for name in ("SC_PHYS_PAGES", "SC_PAGE_SIZE"))
+    if choose_device(config.device)[0].type != "cpu" or config.parallel == "fsdp" or None in (size, page):
+        return  # a GPU says so itself, and at once; with fsdp many machines may share the model
+    there = os.sysconf(size) * os.sysconf(page)
+    numbers = 3 * count_params(config.model_config(vocab_size))
+    needed = 4 * (numbers + config.batch_size * config.context_length * vocab_size)
     require(
-        needed <= there,
+        needed <= there or there <= 0,
         f"the run needs {needed / 1e9:,.0f} GB of memory or more, this machine has {there / 1e9:,.0f} GB; take a "
         "smaller model, --batch-size or --context-length",
     )
@@ -859,7 +858,6 @@ def train(
             if config.threads:
                 torch.set_num_threads(config.threads)
             tokenizer = _run_tokenizer(folder)
-            _require_memory(config, tokenizer.vocab_size, world, device)
             (dtype, why_dtype), (compiled, why_compiled) = (
                 choose_precision(device, config.precision),
                 choose_compile(device, config.compile, long=_is_long(config, tokenizer.vocab_size)),

@@ -177,6 +177,7 @@ def test_what_cannot_fit_is_refused_at_once(
 ) -> None:
     assert main(options(corpus, tmp_path / "run", **change)) == 2
     assert re.search(r"needs [\d,]+ GB of memory or more, this machine has \d+ GB", capsys.readouterr().err)
+    assert not (tmp_path / "run").exists(), "a smaller one may go there"
 
 
 def test_two_processes_in_one_folder(run: Path, corpus: Path, capsys: pytest.CaptureFixture) -> None:

@@ -16,12 +16,14 @@ import gptbook.sample as sampling
 from gptbook.attention import KVCache
 from gptbook.config import GPTConfig
 from gptbook.model import GPT
+from gptbook.pretrained import Int8Linear
 from gptbook.sample import (
     Choices,
     DecodingModel,
     Pattern,
     Row,
     Step,
+    _Matrix,
     beam_search,
     draw_tokens,
     generate,
@@ -560,6 +562,17 @@ def test_a_single_text_is_written_in_8_bits(monkeypatch: pytest.MonkeyPatch) -> 
     assert 0 < (p.exp() * (p - q)).sum() < 1e-3
     monkeypatch.setattr("gptbook.sample.choose_precision", lambda device: (torch.float32, "no bf16"))
     assert DecodingModel(model).new_cache(1, 8)[0].k.dtype == torch.float32
+
+
+@pytest.mark.parametrize("width", [200, 392, 856, 384])
+def test_the_product_in_8_bits_is_for_widths_that_its_kernel_can(width: int) -> None:
+    """The kernel reads beyond a row whose width is no multiple of sixteen, and says nothing."""
+    torch.manual_seed(0)
+    linear, x = torch.nn.Linear(width, 1024), torch.randn(1, width)
+    with torch.no_grad():
+        exact = linear(x)
+        for form in (_Matrix(linear, None, ("fp16", "int8")), Int8Linear(linear.weight, linear.bias)):
+            assert (form(x) - exact).std() < 0.02 * exact.std()
 
 
 def test_a_cache_may_be_of_another_type() -> None:

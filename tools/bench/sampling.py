@@ -3,7 +3,7 @@
     python tools/bench/sampling.py [--repeats 5]
 
 First the same GPT-2 with the same weights in float32 on both sides: the texts must be equal. Then our default shape as
-`gptbook sample` uses it (float16 where the processor has a product for it), for one prompt and for eight. The same in
+`gptbook sample` uses it (int8 for one text and float16 for eight, where the processor has products for them), for one prompt and for eight. The same in
 float32 must give the same texts as the model itself.
 """
 
