@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from .config import GPTConfig
 from .finetune import CHAT_TOKENS
 from .model import GPT, count_params
-from .sample import quantize_rows
+from .sample import fits_int8, int8_product, quantize_rows
 from gptbook.tokenizer import (
     BYTE_ORDER,
     WORDS,
@@ -1371,6 +1371,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None):
         super().__init__()
+        self.in_features = weight.shape[1]
         q, scale = quantize_rows(weight.detach())
         self.register_buffer("q", q)
         self.register_buffer("scale", scale)
@@ -1378,8 +1379,8 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        if rows.shape[0] <= self.few and rows.shape[1] % 16 == 0 and x.device.type == "cpu":
-            y = torch._weight_int8pack_mm(rows.bfloat16(), self.q, self.scale.bfloat16()).to(x.dtype)
+        if rows.shape[0] <= self.few and fits_int8(self) and x.device.type == "cpu":
+            y = int8_product(rows, self.q, self.scale.bfloat16()).to(x.dtype)
         else:
             y = rows @ self.q.to(x.dtype).T * self.scale.to(x.dtype)
         y = y if self.bias is None else y + self.bias

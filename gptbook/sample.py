@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Processor', 'LARGE', 'apply_temperature', 'keep_top_k', 'keep_top_p', 'keep_min_p', 'draw_tokens', 'Row',
            'penalize_repetition', 'penalize_counts', 'add_bias', 'Step', 'generate_stream', 'generate', 'generate_text',
-           'stream_text', 'quantize_rows', 'DecodingModel', 'Constraint', 'Choices', 'Pattern', 'beam_search',
-           'residual', 'speculative']
+           'stream_text', 'quantize_rows', 'fits_int8', 'int8_product', 'DecodingModel', 'Constraint', 'Choices',
+           'Pattern', 'beam_search', 'residual', 'speculative']
 
 # %% ../nbs/14_sample.ipynb #06898315
 import math
@@ -470,6 +470,17 @@ def quantize_rows(w: Tensor) -> tuple[Tensor, Tensor]:
     return q, scale
 
 
+def fits_int8(linear: nn.Module) -> bool:
+    """Whether `int8_product` can: PyTorch's kernel takes sixteen numbers of a row at a time, and reads beyond the
+    end of other rows without a word."""
+    return linear.in_features % 16 == 0
+
+
+def int8_product(x: Tensor, q: Tensor, scale: Tensor) -> Tensor:
+    """x (B, m) times rows of int8 q (n, m) and their scales (n,): (B, n). All but q is in bfloat16; on a CPU."""
+    return _bare("aten", "_weight_int8pack_mm")(x.bfloat16(), q, scale)
+
+
 class _Matrix:
     """x (B, d) -> linear(gain * x), the gain multiplied into the matrix; in bfloat16 if that is read in int8.
 
@@ -483,7 +494,7 @@ class _Matrix:
         if linear.weight.dtype == torch.float32 and linear.weight.numel() >= LARGE:
             if "fp16" in short and self.weight.abs().amax() < 60_000:  # float16 ends at 65,504
                 self.one = self.several = "fp16"
-            if "int8" in short and linear.in_features % 16 == 0:  # the kernel reads rows by sixteen numbers
+            if "int8" in short and fits_int8(linear):
                 self.one = "int8"
 
     @property
@@ -507,15 +518,15 @@ class _Matrix:
     def __call__(self, x: Tensor) -> Tensor:
         form = self.one if x.shape[0] == 1 else self.several
         if form == "int8":
-            y = _product("aten", "_weight_int8pack_mm")(x.bfloat16(), *self.int8)
+            y = int8_product(x, *self.int8)
             return y if self.bias is None else y + self.bias
         if form == "fp16":
-            return _product("quantized", "linear_dynamic_fp16")(x.float(), self.fp16)
+            return _bare("quantized", "linear_dynamic_fp16")(x.float(), self.fp16)
         return F.linear(x.to(self.fp32.dtype), self.fp32, self.bias)
 
 
 @lru_cache
-def _product(library: str, name: str) -> Callable[..., Tensor]:
+def _bare(library: str, name: str) -> Callable[..., Tensor]:
     """One of PyTorch's operations, without its wrapper in Python where that can be taken off."""
     operation = getattr(getattr(torch.ops, library), name).default
     return getattr(operation, "_op", operation)

@@ -111,10 +111,7 @@ def choose_compile(device: torch.device, wanted: str = "auto", *, long: bool = F
         return True, "on, the default on a GPU"
     if long:
         return True, "on, as the run is long"
-    return (
-        False,
-        "off, as the run is short (--compile on: translate all the same)",
-    )
+    return False, "off, as the run is short (--compile on: translate all the same)"
 
 
 @lru_cache
@@ -124,9 +121,7 @@ def _try_compiler() -> str | None:
         return "there is no C++ compiler (g++ or clang++)"
     try:
         torch.compile(torch.sin, dynamic=False)(torch.ones(8))
-    except (
-        Exception
-    ) as error:  # whatever stands in the way: headers, OpenMP, a folder that must be written to
+    except Exception as error:  # headers that are missing, no OpenMP, a folder that cannot be written to
         lines = [line for line in str(error).splitlines() if "error: " in line] or [type(error).__name__]
         return f"the C++ compiler cannot be used: {lines[0].strip()[:200]}"
     return None

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 from safetensors.torch import load_file
 
-from gptbook.training import load_checkpoint
+from gptbook.training import _try_compiler, load_checkpoint
 
 TEXT = "".join(
     f"Line {i}: the cat sat on mat {i * i % 97} and thought of {i % 13} things.\n" for i in range(900)
@@ -122,6 +122,26 @@ def test_the_command_says_what_it_does(folder: Path, tmp_path: Path) -> None:
     assert done.stdout.count("held-out loss") == 1
     done = together(2, *command)  # the folder is taken: one line, from one process
     assert done.returncode != 0 and done.stderr.count("gptbook: ") == 1 and "holds another run" in done.stderr
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_translated_blocks_train_together(parallel: str, folder: Path, tmp_path: Path) -> None:
+    """As untranslated ones do, but for rounding; the held-out loss, too, which is taken untranslated."""
+    missing = _try_compiler()
+    if missing:
+        pytest.skip(missing)
+    sizes = "--preset tiny --n-layer 1 --vocab-size 300 --context-length 32 --batch-size 2"
+    options = f"{sizes} --steps 4 --eval-every 2 --threads 1 --precision fp32 --parallel {parallel}".split()
+    lines = []
+    for chosen in ("on", "off"):
+        out = tmp_path / chosen
+        where = ["--corpus", folder / "lines.txt", "--out", out, "--compile", chosen]
+        done = together(2, "-m", "gptbook", "train", *where, *options)
+        assert done.returncode == 0 and f"compile: {chosen}, as asked" in done.stdout, done.stderr[-4000:]
+        lines.append([(line["loss"], line.get("val_loss")) for line in metrics(out)])
+    assert lines[0] != lines[1], "nothing was translated"
+    for translated, plain in zip(*lines, strict=True):
+        assert translated == pytest.approx(plain, abs=1e-4)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a shell that limits files")

@@ -3,8 +3,8 @@
     python tools/bench/sampling.py [--repeats 5]
 
 First the same GPT-2 with the same weights in float32 on both sides: the texts must be equal. Then our default shape as
-`gptbook sample` uses it (int8 for one text and float16 for eight, where the processor has products for them), for one prompt and for eight. The same in
-float32 must give the same texts as the model itself.
+`gptbook sample` uses it, for one prompt (int8) and for eight (float16), where the processor has products for them. The
+same in float32 must give the same texts as the model itself.
 """
 
 import argparse
