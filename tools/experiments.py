@@ -55,7 +55,7 @@ WATCH = (0, 25, 50, 75, 100, 150, 200, 250, 300, 350, 400, 450, 500, 600, 700, 8
 VERSIONS = {"torch": torch.__version__, "python": platform.python_version()}
 SEEDS = (0, 1, 2)
 MORE_SEEDS, SELDOM = (3, 4, 5), (100, 300, 600, 1000)  # of these only what came out counts
-NEAR = 8  # tokens that a block may look at, without "far": three blocks reach 21 back, some three sentences
+NEAR = 8  # tokens that a block may look at, without "far": three blocks reach 21 back, some four sentences
 AHEAD = 4  # how many calls ahead of the training the stories are told, by another process
 
 
