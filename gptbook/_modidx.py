@@ -172,6 +172,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'gptbook.evaluate.StoryJudge.__init__': ('evaluate.html#storyjudge.__init__', 'gptbook/evaluate.py'),
                                   'gptbook.evaluate.StoryJudge._answers': ('evaluate.html#storyjudge._answers', 'gptbook/evaluate.py'),
                                   'gptbook.evaluate.StoryJudge.read': ('evaluate.html#storyjudge.read', 'gptbook/evaluate.py'),
+                                  'gptbook.evaluate.StoryJudge.score': ('evaluate.html#storyjudge.score', 'gptbook/evaluate.py'),
+                                  'gptbook.evaluate.StoryJudge.tell': ('evaluate.html#storyjudge.tell', 'gptbook/evaluate.py'),
                                   'gptbook.evaluate.StoryJudge.write': ('evaluate.html#storyjudge.write', 'gptbook/evaluate.py'),
                                   'gptbook.evaluate.SuffixArray': ('evaluate.html#suffixarray', 'gptbook/evaluate.py'),
                                   'gptbook.evaluate.SuffixArray.__init__': ('evaluate.html#suffixarray.__init__', 'gptbook/evaluate.py'),

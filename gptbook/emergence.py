@@ -95,9 +95,11 @@ def train_on_stories(
     *,
     watch: Sequence[int] = (),
     look: Callable[[int], None] | None = None,
+    loss: Callable[[nn.Module, Tensor], Tensor] = story_loss,
     **settings: Any,
 ) -> None:
-    """Train on ``steps`` batches of rows, as the engine of chapter 13 does, without its files.
+    """Train on ``steps`` batches of rows, as the engine of chapter 13 does, without its files; ``loss`` takes
+    a model and a batch.
 
     ``look`` is called with the number of steps done at those in ``watch``; ``settings`` are those of
     `TrainConfig`.
@@ -110,10 +112,10 @@ def train_on_stories(
         if step == steps:
             break
         model.train()
-        loss = story_loss(model, next(batches))
+        error = loss(model, next(batches))
         for optimizer in optimizers:
             optimizer.zero_grad()
-        loss.backward()
+        error.backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         for optimizer in optimizers:
             for group in optimizer.param_groups:

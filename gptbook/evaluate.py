@@ -966,6 +966,15 @@ class StoryJudge:
                     kind,
                 )
 
+    def score(self, model: GPT, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """`story_scores`, for models that predict the next token; others override it, and `tell`."""
+        return story_scores(model, rows)
+
+    def tell(self, model: GPT, seed: int = 0) -> list[str]:
+        """``n`` texts that the model writes from nothing."""
+        longest = model.config.context_length - 1
+        return generate_text(model, self.tokenizer, [""] * self.n, longest, seed=seed)
+
     def read(self, model: GPT) -> dict[str, Any]:
         """Nats above the entropy, and the share of questions that are answered right,
         also by the number of facts joined and by the kind of question; of the answers to "Where is ...?" to
@@ -977,7 +986,7 @@ class StoryJudge:
             "nats_above_entropy_error": None,
             "stories_measured": int(fits.sum()),
         }
-        nats, hits = story_scores(model, self.rows[fits]) if fits.any() else (torch.empty(0), torch.empty(0))
+        nats, hits = self.score(model, self.rows[fits]) if fits.any() else (torch.empty(0), torch.empty(0))
         if self.logprobs is not None and len(nats):
             above = nats.numpy() + self.logprobs[fits.numpy()]
             found["nats_above_entropy"] = float(above.mean())
@@ -1006,10 +1015,7 @@ class StoryJudge:
     def write(self, model: GPT, seed: int = 0) -> dict[str, Any]:
         """Let the model write stories; the shares of grammatical sentences,
         and of stories that are true and that are new."""
-        written = generate_text(
-            model, self.tokenizer, [""] * self.n, model.config.context_length - 1, seed=seed
-        )
-        grades = microworld.grade(written, self.language, self.known)
+        grades = microworld.grade(self.tell(model, seed), self.language, self.known)
         counts = {"grammatical": grades.sentences, "true": self.n, "new": self.n}
         shares = [_share(name, round(getattr(grades, name) * count), count) for name, count in counts.items()]
         return shares[0] | shares[1] | shares[2]

@@ -7,7 +7,7 @@ commit that added the line, whose code they come from or a version shortly befor
 What is there already is not run again, so that an interrupted call goes on where it stopped, model by model.
 The trained story model goes to ``gptbook/models/story``.
 
-    python tools/experiments.py [story] [no-drill] [ablations] [scaling]
+    python tools/experiments.py [story] [no-drill] [ablations] [objectives] [scaling]
 """
 
 import argparse
@@ -16,13 +16,14 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -34,6 +35,7 @@ from gptbook.emergence import (
     DRILL,
     Lesson,
     story_batches,
+    story_loss,
     story_model,
     story_tokenizer,
     tell_stories,
@@ -43,6 +45,15 @@ from gptbook.evaluate import StoryJudge
 from gptbook.interpret import Site, intervene
 from gptbook.microworld import told_within
 from gptbook.model import GPT
+from gptbook.objectives import (
+    MaskedLM,
+    any_order_loss,
+    fill,
+    gibbs_sample,
+    mask_tokens,
+    masked_loss,
+    order_log_prob,
+)
 from gptbook.tokenizer import Tokenizer
 from gptbook.training import FORMAT, VERSION
 from gptbook.workshop.files import sha256_file, write_json
@@ -56,6 +67,8 @@ VERSIONS = {"torch": torch.__version__, "python": platform.python_version()}
 SEEDS = (0, 1, 2)
 MORE_SEEDS, SELDOM = (3, 4, 5), (100, 300, 600, 1000)  # of these only what came out counts
 NEAR = 8  # tokens that a block may look at, without "far": three blocks reach 21 back, some four sentences
+MASKED = ("any number", "BERT, 15 %")  # of masks; the objectives of masked models
+WINDOW = 128  # tokens that a masked model reads and writes: the longest story of a drill, and its end
 AHEAD = 4  # how many calls ahead of the training the stories are told, by another process
 
 
@@ -116,6 +129,83 @@ def taken_away(model: GPT, part: str) -> Iterator[None]:
         yield
 
 
+def window(rows: Tensor, end: int) -> Tensor:
+    """What a masked model reads: rows (B, T) of whole stories -> (B, WINDOW), without the token before them,
+    filled up with the token that ends a text."""
+    filled = F.pad(rows[:, 1:], (0, WINDOW + 1 - rows.shape[1]), value=-1)
+    return filled.masked_fill(filled < 0, end)
+
+
+def masked_objective(name: str, end: int, seed: int) -> Callable[[MaskedLM, Tensor], Tensor]:
+    """The loss of a masked model on rows of stories, by its name in ``MASKED``."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def loss(model: MaskedLM, rows: Tensor) -> Tensor:
+        ids = window(rows, end)
+        if name == MASKED[0]:
+            return any_order_loss(model, ids, generator).mean() / WINDOW
+        inputs, selected = mask_tokens(ids, 0.15, model.mask_id, generator, replace=0.1, keep=0.1)
+        return masked_loss(model(inputs), ids, selected)
+
+    return loss
+
+
+class MaskedJudge(StoryJudge):
+    """The same measures of a masked model: it reads and writes a window that ends in end-of-text tokens.
+
+    Nats and answers are those of revealing from the left, as a causal model must. Beyond them: the nats of a
+    random order, the answers with everything around them in sight, and stories after Gibbs sampling.
+    """
+
+    @torch.no_grad()
+    def score(self, model: MaskedLM, rows: Tensor) -> tuple[Tensor, Tensor]:
+        ids, places = window(rows, self.tokenizer.end_of_text), torch.arange(WINDOW)
+        nats, hits = torch.zeros(len(ids), dtype=torch.float64), torch.zeros(ids.shape, dtype=torch.bool)
+        for t in range(WINDOW):
+            logits = model(ids.where(places < t, model.mask_id))[:, t]
+            nats += F.cross_entropy(logits, ids[:, t], reduction="none")
+            hits[:, t] = logits.argmax(-1) == ids[:, t]
+        return nats, hits
+
+    def random_order(self, model: MaskedLM) -> float:
+        """Nats above the entropy of revealing in an order of chance, another one for each story."""
+        ids = window(self.rows, self.tokenizer.end_of_text)
+        order = torch.rand(ids.shape, generator=torch.Generator().manual_seed(0)).argsort(1)
+        return float((self.logprobs - order_log_prob(model, ids, order).numpy()).mean())
+
+    @torch.no_grad()
+    def both_sides(self, model: MaskedLM) -> float:
+        """The share of answers that are right when all but the answer is in sight."""
+        ids = window(self.rows, self.tokenizer.end_of_text)[[asked.row for asked in self.answers]]
+        begin, end = torch.tensor([(asked.begin, asked.end) for asked in self.answers]).T
+        places, right = torch.arange(WINDOW), torch.ones(len(ids), dtype=torch.bool)
+        for k in range(int((end - begin).max())):
+            blank = (places >= (begin + k)[:, None]) & (places < end[:, None])  # (answers, WINDOW)
+            at = (begin + k).clamp(max=WINDOW - 1)[:, None]
+            first = torch.cat(
+                [model(part).argmax(-1) for part in ids.masked_fill(blank, model.mask_id).split(self.n)]
+            )
+            right &= (first.gather(1, at) == ids.gather(1, at))[:, 0] | (begin + k >= end)
+        return right.double().mean().item()
+
+    def tell(self, model: MaskedLM, seed: int = 0) -> list[str]:
+        self.written = fill(model, torch.full((self.n, WINDOW), model.mask_id), seed=seed)
+        return self._texts(self.written)
+
+    def _texts(self, ids: Tensor) -> list[str]:
+        end = self.tokenizer.end_of_text
+        return [self.tokenizer.decode(row[: (*row, end).index(end)]) for row in ids.tolist()]
+
+    def __call__(self, model: MaskedLM, seed: int = 0) -> dict[str, Any]:
+        measured = super().__call__(model, seed)
+        again = microworld.grade(self._texts(gibbs_sample(model, self.written, 2)), self.language)
+        return measured | {
+            "nats_above_entropy_any_order": self.random_order(model),
+            "answered_both_sides": self.both_sides(model),
+            "gibbs": {"sweeps": 2, "grammatical": again.grammatical, "true": again.true},
+        }
+
+
 def run(
     name: str,
     lesson: Lesson,
@@ -125,6 +215,7 @@ def run(
     settings: dict[str, Any] | None = None,
     start: Path | None = None,
     without: str = "",
+    objective: str = "",
     watch: tuple[int, ...] = (),
     n: int = 200,
     keep: Path | None = None,
@@ -132,7 +223,8 @@ def run(
 ) -> GPT | None:
     """Train one model and measure it at the steps in ``watch`` and at the end; None if that was done before.
 
-    The model as it was measured last is in ``keep``.
+    The model as it was measured last is in ``keep``. ``objective``: the next token, if it is not
+    one of ``MASKED``.
     """
     key = {
         "experiment": name,
@@ -142,21 +234,26 @@ def run(
         "settings": settings or {},
         "start": start.name if start else "",
         "without": without,
-    }
+    } | ({"objective": objective} if objective else {})
     key = json.loads(json.dumps(key))
-    if any(all(line[k] == v for k, v in key.items()) and line["step"] == lesson.steps for line in done()):
+    if any(all(line.get(k) == v for k, v in key.items()) and line["step"] == lesson.steps for line in done()):
         return None
     tokenizer, began, seen = story_tokenizer(), time.time(), [0]
     origin = {"versions": VERSIONS, "commit": commit()}
     model = GPT.from_pretrained(start) if start else story_model(tokenizer.vocab_size, seed, **(shape or {}))
+    loss, grader = story_loss, StoryJudge
+    if objective in MASKED:
+        torch.manual_seed(seed)
+        model = MaskedLM(model.config)
+        loss, grader = masked_objective(objective, tokenizer.end_of_text, seed), MaskedJudge
     with told_within(**lesson.bounds):
-        judge = StoryJudge(tokenizer, "en", n, known=frozenset())
+        judge = grader(tokenizer, "en", n, known=frozenset())
     lines: list[dict[str, Any]] = []
 
     def look(step: int) -> None:
         measured = judge(model) if write and step else judge.read(model)
         measured = {k: v for k, v in measured.items() if k not in ("new", "new_error")}  # it knows none
-        counts = {"step": step, "stories": seen[0], "parameters": model.num_params()}
+        counts = {"step": step, "stories": seen[0], "parameters": sum(p.numel() for p in model.parameters())}
         lines.append(key | counts | measured | {"seconds": round(time.time() - began)} | origin)
         shown = ("nats_above_entropy", "grammatical", "true", "answered", "told_apart", "told_apart_chance")
         print(
@@ -178,9 +275,8 @@ def run(
 
     with ProcessPoolExecutor(1) as pool, taken_away(model, without):
         marks = {*watch, lesson.steps}
-        train_on_stories(
-            model, batches(Teller(pool)), lesson.steps, watch=marks, look=look, **key["settings"]
-        )
+        told = batches(Teller(pool))
+        train_on_stories(model, told, lesson.steps, watch=marks, look=look, loss=loss, **key["settings"])
         pool.shutdown(cancel_futures=True)
     RESULTS.parent.mkdir(exist_ok=True)
     with open(RESULTS, "a") as file:
@@ -200,6 +296,23 @@ def ablations() -> None:
             run("ablation", drill, seed=seed, shape=shape, settings=FAST)
         for lesson in (few, drill._replace(stories=2000)):
             run("ablation", lesson, seed=seed, settings=FAST)
+
+
+def objectives() -> None:
+    """The drill of the ablations for masked models, and for a causal one with the same positions."""
+    same = {"position": "learned"}
+    for seed in SEEDS:
+        for objective in ("next token", *MASKED):
+            run(
+                "objectives",
+                DRILL_LESSON._replace(steps=600),
+                seed=seed,
+                shape=same,
+                settings=FAST,
+                objective=objective,
+            )
+    for objective in ("next token", *MASKED):
+        run("objectives", DRILL_LESSON, shape=same, settings=FAST, objective=objective)
 
 
 def scaling() -> None:
@@ -265,7 +378,13 @@ def publish(trained: Path, out: Path, step: int) -> None:
         write_json(out / f"{which}.json", {"checkpoint": checkpoint.name, "step": step, "sha256": sums})
 
 
-EXPERIMENTS = {"story": story, "no-drill": no_drill, "scaling": scaling, "ablations": ablations}
+EXPERIMENTS = {
+    "story": story,
+    "no-drill": no_drill,
+    "ablations": ablations,
+    "objectives": objectives,
+    "scaling": scaling,
+}
 
 
 def main() -> None:
