@@ -179,12 +179,17 @@ def sample_command(
             for piece in itertools.chain([prompt], pieces, ["\n"]):
                 print(piece, end="", flush=True)
             return
-        for first in range(0, num_samples, 32):  # so many at a time, however many are wanted
-            prompts = [prompt] * min(32, num_samples - first)
-            for i, text in enumerate(
-                generate_text(model, tokenizer, prompts, max_new_tokens, seed=seed + first, **settings)
+        done, blocks = (
+            0,
+            -(-num_samples // 32),
+        )  # so many at a time, and none alone: it would be rounded otherwise
+        for left in range(blocks, 0, -1):
+            prompts = [prompt] * ((num_samples - done) // left)
+            for text in generate_text(
+                model, tokenizer, prompts, max_new_tokens, seed=seed + done, **settings
             ):
-                print("\n----------\n\n" * (first + i > 0) + text)
+                print("\n----------\n\n" * (done > 0) + text)
+                done += 1
 
     return work
 

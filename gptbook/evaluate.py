@@ -22,7 +22,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -39,7 +39,7 @@ from .model import GPT
 from .probability import NGram, best_ngram, bits_per_byte, perplexity
 from .sample import generate_text
 from .tokenizer import Tokenizer
-from .training import load_run, read_metrics, read_run
+from .training import load_run, own_documents, read_metrics, read_run
 from .workshop.checks import one_of, require
 from .workshop.files import atomic_write, read_json
 
@@ -224,10 +224,13 @@ class RunParts(NamedTuple):
 
 def open_run(folder: str | Path, split: str = "val") -> RunParts:
     """Best model, tokenizer, tokens and bytes of a run's split, "train" or "val". Errors as `load_run`;
-    each names the file."""
+    each names the file.
+
+    The model of a run with a document mask reads each document by itself here, too.
+    """
     one_of("split", split, ("train", "val"))
     folder = Path(folder)
-    read_run(folder)
+    config = read_run(folder)
     if (folder / "best.json").is_file():
         pointer = read_json(folder / "best.json")
         whole = (
@@ -237,6 +240,8 @@ def open_run(folder: str | Path, split: str = "val") -> RunParts:
         )
         require(whole, f"{folder / 'best.json'} is damaged: it does not name a checkpoint and its files")
     model, tokenizer = load_run(folder)
+    if config.document_mask:
+        model.register_forward_pre_hook(partial(_apart, tokenizer.end_of_text), with_kwargs=True)
     path = folder / "data" / "corpus.json"
     sizes = read_json(path)
     sizes = sizes.get("bytes") if isinstance(sizes, dict) else None
@@ -244,6 +249,13 @@ def open_run(folder: str | Path, split: str = "val") -> RunParts:
     whole = isinstance(n_bytes, int) and not isinstance(n_bytes, bool) and n_bytes > 0
     require(whole, f"{path} is damaged: it does not say how many bytes the split {split!r} has")
     return RunParts(model, tokenizer, TokenData(folder / "data", split), n_bytes)
+
+
+def _apart(
+    end_of_text: int, model: GPT, args: tuple[Tensor], look: dict[str, Any]
+) -> tuple[tuple[Tensor], dict[str, Any]]:
+    # what is written with a cache is one document
+    return args, look if look.get("cache") else look | own_documents(args[0], end_of_text)
 
 
 def evaluate_run(folder: str | Path, split: str = "val", stride: int | None = None) -> Evaluation:

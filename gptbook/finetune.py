@@ -595,7 +595,8 @@ def finetune(
         )
 
         def base_loss() -> float | None:
-            return mean_loss(model, batches, dtype) if batches else None
+            mark = tokenizer.end_of_text if base.document_mask else None
+            return mean_loss(model, batches, dtype, mark) if batches else None
 
         log(
             f"examples: {len(data.train):,} to learn from, {len(data.val):,} held out"

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'VERSION', 'MODELS', 'choose_device', 'choose_precision', 'choose_compile', 'autocast', 'save_checkpoint',
-           'load_checkpoint', 'read_run', 'load_run', 'book_model', 'mean_loss', 'plot_loss', 'replaced_folder',
-           'check_out', 'make_optimizers', 'rate', 'cross_entropy', 'train_step', 'Run', 'read_metrics', 'train']
+           'load_checkpoint', 'read_run', 'load_run', 'book_model', 'own_documents', 'mean_loss', 'plot_loss',
+           'replaced_folder', 'check_out', 'make_optimizers', 'rate', 'cross_entropy', 'train_step', 'Run',
+           'read_metrics', 'train']
 
 # %% ../nbs/13_training.ipynb #2c39216d
 import json
@@ -18,7 +19,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, fields
 from functools import lru_cache, partial
 from importlib.resources import files
@@ -369,7 +370,7 @@ def book_model(name: str) -> tuple[GPT, Tokenizer]:
     return load_run(MODELS / one_of("model", name, names))
 
 # %% ../nbs/13_training.ipynb #58dbaee0
-def _own_documents(x: Tensor, end_of_text: int | None) -> dict[str, Tensor]:
+def own_documents(x: Tensor, end_of_text: int | None) -> dict[str, Tensor]:
     """Which document each token of x (B, T) belongs to, as an argument of the model; none without a mark."""
     return {} if end_of_text is None else {"documents": (x == end_of_text).cumsum(-1)}
 
@@ -390,7 +391,7 @@ def mean_loss(
     losses = []
     for x, y in batches:
         with autocast(device, dtype):
-            logits = model(x.to(device), **_own_documents(x.to(device), end_of_text))
+            logits = model(x.to(device), **own_documents(x.to(device), end_of_text))
         losses.append(F.cross_entropy(logits.float().flatten(0, 1), y.to(device).flatten()).item())
     model.train(training)
     return sum(losses) / len(losses)
@@ -633,7 +634,7 @@ def train_step(
         )
         with _exchange(forward, last=k == config.accumulate - 1):
             with autocast(device, dtype):
-                logits = forward(x, **_own_documents(x, end_of_text))
+                logits = forward(x, **own_documents(x, end_of_text))
             loss = cross_entropy(logits.flatten(0, 1), y.flatten()) / config.accumulate
             loss.backward()
         total += loss.item()
@@ -773,17 +774,26 @@ def _is_long(config: TrainConfig, vocab_size: int) -> bool:
     return work >= 3e13
 
 
+_LIMITS = (
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)  # of a container, in Linux
+
+
 def _require_memory(config: TrainConfig, vocab_size: int) -> None:
     """Refuse what cannot fit, before it is tried: weights, gradients, one running mean, and the logits."""
     size, page = (getattr(os, "sysconf_names", {}).get(name) for name in ("SC_PHYS_PAGES", "SC_PAGE_SIZE"))
     if choose_device(config.device)[0].type != "cpu" or config.parallel == "fsdp" or None in (size, page):
         return  # a GPU says so itself, and at once; with fsdp many machines may share the model
     there = os.sysconf(size) * os.sysconf(page)
+    for path in map(Path, _LIMITS):
+        with suppress(OSError, ValueError):  # not there, or "max"
+            there = min(there, int(path.read_text()))
     numbers = 3 * count_params(config.model_config(vocab_size))
     needed = 4 * (numbers + config.batch_size * config.context_length * vocab_size)
     require(
         needed <= there or there <= 0,
-        f"the run needs {needed / 1e9:,.0f} GB of memory or more, this machine has {there / 1e9:,.0f} GB; take a "
+        f"the run needs {needed / 1e9:,.0f} GB of memory or more, there are {there / 1e9:,.0f} GB here; take a "
         "smaller model, --batch-size or --context-length",
     )
 

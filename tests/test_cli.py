@@ -87,6 +87,25 @@ def test_sample_is_the_same_twice(run: Path) -> None:
     assert gptbook("sample", run, "--prompt", "ROMEO:", "--seed", "2").stdout != first.stdout
 
 
+def test_many_samples_are_written_in_even_blocks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A block of one text would be rounded otherwise than the others."""
+    blocks = []
+
+    def write(
+        model: object, tokenizer: object, prompts: list[str], *args: int, seed: int, **_: object
+    ) -> list:
+        blocks.append((seed, len(prompts)))
+        return [f"text {seed + i}" for i in range(len(prompts))]
+
+    monkeypatch.setattr("gptbook.sample.generate_text", write)
+    assert cli.main(["sample", "story", "--num-samples", "65", "--seed", "3"]) == 0
+    assert blocks == [(3, 21), (24, 22), (46, 22)]
+    texts = capsys.readouterr().out.rstrip("\n").split("\n\n----------\n\n")
+    assert texts == [f"text {3 + i}" for i in range(65)]
+
+
 def test_sample_several_and_stop(run: Path) -> None:
     three = gptbook("sample", run, "--prompt", "It", "--num-samples", "3", "--max-new-tokens", "8").stdout
     texts = three.rstrip("\n").split("\n\n----------\n\n")

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from gptbook import training
 from gptbook.config import GPTConfig, TrainConfig
 from gptbook.data import Batches, TokenData
-from gptbook.evaluate import evaluate_model
+from gptbook.evaluate import evaluate_model, open_run
 from gptbook.model import GPT
+from gptbook.sample import generate
 from gptbook.training import MODELS, book_model, train, train_step
 from gptbook.workshop.processes import World
 
@@ -144,6 +145,12 @@ def test_document_mask_of_a_run(settings: dict) -> None:
         packed = F.cross_entropy(run.model(x).mT, y).item()
     best = min(line["val_loss"] for line in run.metrics if "val_loss" in line)
     assert best == pytest.approx(alone, abs=1e-5) and abs(packed - alone) > 1e-4
+    parts = open_run(run.folder)
+    with torch.no_grad():
+        again = F.cross_entropy(parts.model(x).mT, y).item()
+    assert again == pytest.approx(alone, abs=1e-5), "an evaluation reads them as the training did"
+    written = generate(parts.model, x[:1, :5], 8, temperature=0)
+    assert torch.equal(written, generate(run.model, x[:1, :5], 8, temperature=0)), "writing is left as it is"
 
 
 def test_minutes_are_measured_once(settings: dict, monkeypatch: pytest.MonkeyPatch) -> None:
