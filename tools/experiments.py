@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from gptbook import microworld
 from gptbook.block import Block
-from gptbook.config import TrainConfig
+from gptbook.config import GPTConfig, TrainConfig
 from gptbook.data import Document, encode_documents
 from gptbook.emergence import (
     DRILL,
@@ -54,6 +55,7 @@ from gptbook.objectives import (
     masked_loss,
     order_log_prob,
 )
+from gptbook.probability import NGram
 from gptbook.tokenizer import Tokenizer
 from gptbook.training import FORMAT, VERSION
 from gptbook.workshop.files import sha256_file, write_json
@@ -206,6 +208,58 @@ class MaskedJudge(StoryJudge):
         }
 
 
+class Counted(NamedTuple):
+    """An n-gram of one order, to be judged as a model is."""
+
+    ngram: NGram
+    order: int
+    config: GPTConfig
+
+
+class CountedJudge(StoryJudge):
+    """The same measures of an n-gram."""
+
+    def score(self, model: Counted, rows: Tensor) -> tuple[Tensor, Tensor]:
+        nats, hits = torch.zeros(len(rows), dtype=torch.float64), rows[:, 1:] < -1
+        for i, row in enumerate(rows):
+            ids = row[row >= 0].numpy()
+            nats[i] = -model.ngram.logprobs(ids, model.order)[1:].sum()
+            for t in range(1, len(ids)):
+                first = model.ngram.next_probs(ids[:t], model.order).argmax()
+                hits[i, t - 1] = bool(first == ids[t])
+        return nats, hits
+
+    def tell(self, model: Counted, seed: int = 0) -> list[str]:
+        end, longest = self.tokenizer.end_of_text, model.config.context_length - 1
+        rng = np.random.default_rng(seed)
+        rows = [model.ngram.sample(longest, rng, [end], order=model.order).tolist() for _ in range(self.n)]
+        return [self.tokenizer.decode(row[: [*row, end].index(end)]) for row in rows]
+
+
+def run_ngram(lesson: Lesson, seed: int, highest: int = 8) -> None:
+    """The n-gram, of the best order up to ``highest`` on the judge's stories, of all stories of a lesson."""
+    key = {"experiment": "ablation", "lesson": lesson._asdict(), "seed": seed, "without": "network"}
+    key = json.loads(json.dumps(key))
+    if any(all(line[k] == v for k, v in key.items()) for line in done()):
+        return
+    tokenizer, began = story_tokenizer(), time.time()
+    with ProcessPoolExecutor(1) as pool:
+        batches = list(story_batches(tokenizer, lesson, seed, Teller(pool)))
+        pool.shutdown(cancel_futures=True)
+    told = [row[row >= 0].numpy() for batch in batches for row in batch]
+    with told_within(**lesson.bounds):
+        judge = CountedJudge(tokenizer, "en", 200, known=frozenset())
+    ngram = NGram(highest, tokenizer.vocab_size).fit(told)
+    nats = ngram.nats_by_order([row[row >= 0].numpy() for row in judge.rows])
+    model = Counted(ngram, min(nats, key=nats.__getitem__), GPTConfig(tokenizer.vocab_size, 256))
+    measured = {k: v for k, v in judge(model).items() if k not in ("new", "new_error")}
+    line = key | {"shape": {}, "settings": {}, "start": "", "step": lesson.steps, "stories": len(told)}
+    line |= {"order": model.order} | measured | {"seconds": round(time.time() - began)}
+    print("n-gram", seed, line, flush=True)
+    with open(RESULTS, "a") as file:
+        file.write(json.dumps(line | {"versions": VERSIONS, "commit": commit()}) + "\n")
+
+
 def run(
     name: str,
     lesson: Lesson,
@@ -289,6 +343,7 @@ def ablations() -> None:
     drill = DRILL_LESSON._replace(steps=600)
     few = drill._replace(bounds=DRILL | {"questions": (1, 3)})
     for seed in SEEDS:
+        run_ngram(drill, seed)
         run("ablation", drill, seed=seed, settings=FAST)
         for part in ("attention", "ffn", "far"):
             run("ablation", drill, seed=seed, without=part, settings=FAST)
