@@ -236,7 +236,7 @@ class CountedJudge(StoryJudge):
         return [self.tokenizer.decode(row[: [*row, end].index(end)]) for row in rows]
 
 
-def run_ngram(lesson: Lesson, seed: int, highest: int = 8) -> None:
+def run_ngram(lesson: Lesson, seed: int, highest: int = 12) -> None:
     """The n-gram, of the best order up to ``highest`` on the judge's stories, of all stories of a lesson."""
     key = {"experiment": "ablation", "lesson": lesson._asdict(), "seed": seed, "without": "network"}
     key = json.loads(json.dumps(key))
