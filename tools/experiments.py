@@ -369,9 +369,9 @@ def objectives() -> None:
 
 
 def scaling() -> None:
-    """Models of nearly 30-fold different size and amounts of text of 33-fold, two seeds for each pair."""
+    """Models of 36-fold different size and amounts of text of 33-fold, two seeds for each pair."""
     for seed in SEEDS[:2]:
-        for d_model in (16, 32, 64, 144):
+        for d_model in (16, 32, 64, 144, 160):
             for steps in (30, 60, 125, 250, 500, 1000):
                 shape = {"n_layer": 2, "d_model": d_model, "n_head": d_model // 16}
                 run("scaling", Lesson(steps, 32), seed=seed, shape=shape, n=400, write=False)
