@@ -226,7 +226,7 @@ def open_run(folder: str | Path, split: str = "val") -> RunParts:
     """Best model, tokenizer, tokens and bytes of a run's split, "train" or "val". Errors as `load_run`;
     each names the file.
 
-    The model of a run with a document mask reads each document by itself here, too.
+    The model of a run with a document mask, when called, reads each document by itself here, too.
     """
     one_of("split", split, ("train", "val"))
     folder = Path(folder)
@@ -255,7 +255,7 @@ def _apart(
     end_of_text: int, model: GPT, args: tuple[Tensor], look: dict[str, Any]
 ) -> tuple[tuple[Tensor], dict[str, Any]]:
     # what is written with a cache is one document
-    return args, look if look.get("cache") else look | own_documents(args[0], end_of_text)
+    return args, look if look.get("cache") else own_documents(args[0], end_of_text) | look
 
 
 def evaluate_run(folder: str | Path, split: str = "val", stride: int | None = None) -> Evaluation:

@@ -58,6 +58,7 @@ from gptbook.objectives import (
 from gptbook.probability import NGram
 from gptbook.tokenizer import Tokenizer
 from gptbook.training import FORMAT, VERSION
+from gptbook.workshop.checks import one_of, require
 from gptbook.workshop.files import sha256_file, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,7 +71,7 @@ SEEDS = (0, 1, 2)
 MORE_SEEDS, SELDOM = (3, 4, 5), (100, 300, 600, 1000)  # of these only what came out counts
 NEAR = 8  # tokens that a block may look at, without "far": three blocks reach 21 back, some four sentences
 MASKED = ("any number", "BERT, 15 %")  # of masks; the objectives of masked models
-WINDOW = 128  # tokens that a masked model reads and writes: the longest story of a drill, and its end
+WINDOW = 128  # tokens that a masked model reads and writes: room for any story of a drill, and its end
 AHEAD = 4  # how many calls ahead of the training the stories are told, by another process
 
 
@@ -134,6 +135,7 @@ def taken_away(model: GPT, part: str) -> Iterator[None]:
 def window(rows: Tensor, end: int) -> Tensor:
     """What a masked model reads: rows (B, T) of whole stories -> (B, WINDOW), without the token before them,
     filled up with the token that ends a text."""
+    require(rows.shape[1] <= WINDOW + 1, "a story is longer than the window")
     filled = F.pad(rows[:, 1:], (0, WINDOW + 1 - rows.shape[1]), value=-1)
     return filled.masked_fill(filled < 0, end)
 
@@ -280,6 +282,7 @@ def run(
     The model as it was measured last is in ``keep``. ``objective``: the next token, if it is not
     one of ``MASKED``.
     """
+    one_of("objective", objective, ("", "next token", *MASKED))
     key = {
         "experiment": name,
         "lesson": lesson._asdict(),
@@ -297,6 +300,7 @@ def run(
     model = GPT.from_pretrained(start) if start else story_model(tokenizer.vocab_size, seed, **(shape or {}))
     loss, grader = story_loss, StoryJudge
     if objective in MASKED:
+        require(not (start or without), "a masked model starts from nothing, and is whole")
         torch.manual_seed(seed)
         model = MaskedLM(model.config)
         loss, grader = masked_objective(objective, tokenizer.end_of_text, seed), MaskedJudge
