@@ -39,7 +39,7 @@ from .sample import generate, generate_stream
 from .tokenizer import Tokenizer
 from gptbook.training import (
     FORMAT, VERSION, Run, autocast, check_out, choose_device, choose_precision, cross_entropy,
-    load_run, mean_loss, plot_loss, read_run, replaced_folder, save_checkpoint,
+    load_run, mean_loss, own_documents, plot_loss, read_run, replaced_folder, save_checkpoint,
 )  # fmt: skip
 from .workshop.checks import one_of, require
 from .workshop.files import atomic_write, sha256_file, write_json
@@ -312,6 +312,7 @@ def fit_answers(
     weight_decay: float = 0.0,
     clip: float = 1.0,
     replay: tuple[float, Batches] | None = None,
+    replay_mark: int | None = None,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
     on_step: Callable[[dict[str, float]], None] | None = None,
@@ -328,6 +329,7 @@ def fit_answers(
         weight_decay, clip: as in training.
         replay: a weight rho and batches of other text; the loss is then (1 - rho) times that of the answers
             plus rho times theirs.
+        replay_mark: the token between documents, if those of the other text are not to see each other.
         dtype: arithmetic of matrix products.
         seed: of the order.
         on_step: called after each step with its line.
@@ -355,7 +357,7 @@ def fit_answers(
         if replay:
             x, y = (torch.from_numpy(a).to(device) for a in replay[1].batch(step))
             with autocast(device, dtype):
-                logits = model(x)
+                logits = model(x, **own_documents(x, replay_mark))
             (replay[0] * cross_entropy(logits.flatten(0, 1), y.flatten())).backward()
         norm = clip_gradients(params, clip).item()
         require(
@@ -594,8 +596,9 @@ def finetune(
             else []
         )
 
+        mark = tokenizer.end_of_text if base.document_mask else None
+
         def base_loss() -> float | None:
-            mark = tokenizer.end_of_text if base.document_mask else None
             return mean_loss(model, batches, dtype, mark) if batches else None
 
         log(
@@ -636,7 +639,7 @@ def finetune(
             fit_answers(
                 model, train, steps, lr=config.max_lr, batch_size=config.batch_size, warmup=config.warmup,
                 weight_decay=0.0 if config.lora else config.weight_decay, clip=config.clip,
-                replay=(config.replay, replay) if replay else None, dtype=dtype, seed=config.seed, on_step=on_step,
+                replay=(config.replay, replay) if replay else None, replay_mark=mark, dtype=dtype, seed=config.seed, on_step=on_step,
             )  # fmt: skip
         settings = {
             "corpus": config.data, "out": config.out, "steps": steps, "minutes": None, "batch_size": config.batch_size, "accumulate": 1,

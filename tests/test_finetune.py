@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -553,6 +554,25 @@ def test_weights_that_are_no_numbers_are_not_saved(base: Path, monkeypatch: pyte
     with pytest.raises(ValueError, match="step 1: the loss of held-out answers is not finite"):
         quiet(config(base, "broken", steps=1))
     assert not [p for p in base.iterdir() if "broken" in p.name]
+
+
+@pytest.mark.parametrize(("mark", "seen"), [(None, None), (0, [0, 0, 0, 1, 1, 1])])
+def test_replay_can_keep_documents_apart(mark: int | None, seen: list[int] | None) -> None:
+    row, found = np.array([[1, 2, 3, 0, 4, 5, 6]]), []
+
+    class Text:
+        def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+            return row[:, :-1], row[:, 1:]
+
+    def look(model: GPT, args: tuple, kwargs: dict) -> None:
+        if args[0].shape == (1, 6):
+            found.append(kwargs.get("documents"))
+
+    model = tiny()
+    model.register_forward_pre_hook(look, with_kwargs=True)
+    example = pack([ChatTemplate(TOKENIZER).example(talk("the", "cat"))], 47)
+    fit_answers(model, example, 1, lr=1e-3, replay=(0.5, Text()), replay_mark=mark)
+    assert [None if f is None else f[0].tolist() for f in found] == [seen]
 
 
 def test_replay_needs_the_text_and_keeps_more(base: Path) -> None:
