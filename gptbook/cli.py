@@ -179,10 +179,8 @@ def sample_command(
             for piece in itertools.chain([prompt], pieces, ["\n"]):
                 print(piece, end="", flush=True)
             return
-        done, blocks = (
-            0,
-            -(-num_samples // 32),
-        )  # so many at a time, and none alone: it would be rounded otherwise
+        # in blocks of 32 at most, and of like size: a text alone in its block would be rounded otherwise
+        done, blocks = 0, -(-num_samples // 32)
         for left in range(blocks, 0, -1):
             prompts = [prompt] * ((num_samples - done) // left)
             for text in generate_text(

@@ -774,10 +774,8 @@ def _is_long(config: TrainConfig, vocab_size: int) -> bool:
     return work >= 3e13
 
 
-_LIMITS = (
-    "/sys/fs/cgroup/memory.max",
-    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-)  # of a container, in Linux
+# where Linux says how much memory a container may take
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def _require_memory(config: TrainConfig, vocab_size: int) -> None:

@@ -154,6 +154,12 @@ def masked_objective(name: str, end: int, seed: int) -> Callable[[MaskedLM, Tens
     return loss
 
 
+def until_end(tokenizer: Tokenizer, rows: list[list[int]]) -> list[str]:
+    """The text of each row before its first end-of-text token."""
+    end = tokenizer.end_of_text
+    return [tokenizer.decode(row[: [*row, end].index(end)]) for row in rows]
+
+
 class MaskedJudge(StoryJudge):
     """The same measures of a masked model: it reads and writes a window that ends in end-of-text tokens.
 
@@ -194,15 +200,12 @@ class MaskedJudge(StoryJudge):
 
     def tell(self, model: MaskedLM, seed: int = 0) -> list[str]:
         self.written = fill(model, torch.full((self.n, WINDOW), model.mask_id), seed=seed)
-        return self._texts(self.written)
-
-    def _texts(self, ids: Tensor) -> list[str]:
-        end = self.tokenizer.end_of_text
-        return [self.tokenizer.decode(row[: (*row, end).index(end)]) for row in ids.tolist()]
+        return until_end(self.tokenizer, self.written.tolist())
 
     def __call__(self, model: MaskedLM, seed: int = 0) -> dict[str, Any]:
         measured = super().__call__(model, seed)
-        again = microworld.grade(self._texts(gibbs_sample(model, self.written, 2)), self.language)
+        redrawn = gibbs_sample(model, self.written, 2)
+        again = microworld.grade(until_end(self.tokenizer, redrawn.tolist()), self.language)
         return measured | {
             "nats_above_entropy_any_order": self.random_order(model),
             "answered_both_sides": self.both_sides(model),
@@ -235,7 +238,12 @@ class CountedJudge(StoryJudge):
         end, longest = self.tokenizer.end_of_text, model.config.context_length - 1
         rng = np.random.default_rng(seed)
         rows = [model.ngram.sample(longest, rng, [end], order=model.order).tolist() for _ in range(self.n)]
-        return [self.tokenizer.decode(row[: [*row, end].index(end)]) for row in rows]
+        return until_end(self.tokenizer, rows)
+
+
+def kept(measured: dict[str, Any]) -> dict[str, Any]:
+    """What a judge found, without the share of new stories: it was told of no training stories."""
+    return {k: v for k, v in measured.items() if k not in ("new", "new_error")}
 
 
 def run_ngram(lesson: Lesson, seed: int, highest: int = 12) -> None:
@@ -254,9 +262,8 @@ def run_ngram(lesson: Lesson, seed: int, highest: int = 12) -> None:
     ngram = NGram(highest, tokenizer.vocab_size).fit(told)
     nats = ngram.nats_by_order([row[row >= 0].numpy() for row in judge.rows])
     model = Counted(ngram, min(nats, key=nats.__getitem__), GPTConfig(tokenizer.vocab_size, 256))
-    measured = {k: v for k, v in judge(model).items() if k not in ("new", "new_error")}
     line = key | {"shape": {}, "settings": {}, "start": "", "step": lesson.steps, "stories": len(told)}
-    line |= {"order": model.order} | measured | {"seconds": round(time.time() - began)}
+    line |= {"order": model.order} | kept(judge(model)) | {"seconds": round(time.time() - began)}
     print("n-gram", seed, line, flush=True)
     with open(RESULTS, "a") as file:
         file.write(json.dumps(line | {"versions": VERSIONS, "commit": commit()}) + "\n")
@@ -309,8 +316,7 @@ def run(
     lines: list[dict[str, Any]] = []
 
     def look(step: int) -> None:
-        measured = judge(model) if write and step else judge.read(model)
-        measured = {k: v for k, v in measured.items() if k not in ("new", "new_error")}  # it knows none
+        measured = kept(judge(model) if write and step else judge.read(model))
         counts = {"step": step, "stories": seen[0], "parameters": sum(p.numel() for p in model.parameters())}
         lines.append(key | counts | measured | {"seconds": round(time.time() - began)} | origin)
         shown = ("nats_above_entropy", "grammatical", "true", "answered", "told_apart", "told_apart_chance")
