@@ -313,7 +313,7 @@ def spread_windows(
 
 
 def position_losses(model: GPT, data: TokenData, windows: int = 200) -> tuple[np.ndarray, np.ndarray]:
-    """Mean loss at each place of the window, 1 to T tokens seen, and its standard error: (T,), (T,)."""
+    """Mean loss at each place 1 to T of the window, and its standard error: (T,), (T,)."""
     losses = (
         torch.cat([nats(logits, targets) for logits, targets in spread_windows(model, data, windows)])
         .cpu()
@@ -664,7 +664,7 @@ def _draw_positions(report: Report) -> Callable[[Any], None]:
         seen = np.arange(1, len(mean) + 1)
         ax.plot(seen, mean)
         ax.fill_between(seen, mean - 2 * error, mean + 2 * error, alpha=0.25)
-        ax.set(xlabel="tokens seen", ylabel="loss (nats per token)")
+        ax.set(xlabel="place in the window", ylabel="loss (nats per token)")
 
     return draw
 

@@ -791,7 +791,7 @@ def _require_memory(config: TrainConfig, vocab_size: int) -> None:
     needed = 4 * (numbers + config.batch_size * config.context_length * vocab_size)
     require(
         needed <= there or there <= 0,
-        f"the run needs {needed / 1e9:,.0f} GB of memory or more, there are {there / 1e9:,.0f} GB here; take a "
+        f"the run needs {needed / 1e9:,.1f} GB of memory or more, there are {there / 1e9:,.1f} GB here; take a "
         "smaller model, --batch-size or --context-length",
     )
 
@@ -865,6 +865,8 @@ def train(
                 choose_precision(device, config.precision),
                 choose_compile(device, config.compile, long=_is_long(config, tokenizer.vocab_size)),
             )
+            if world.any(not compiled, device) and compiled:
+                compiled, why_compiled = False, "off, as not every process can"
             if compiled:
                 # what earlier runs of this process left would change the kernels, and too much of it ends in none
                 torch.compiler.reset()

@@ -2,7 +2,8 @@
 
 A task is OPTIMIZER-PARALLEL-ACCUMULATE-STEPS: the run has ten steps and stops after STEPS of them. With "+"
 in front, a copy of what two processes wrote is resumed. The runs are FOLDER/OPTIMIZER-PARALLEL-N-STEPS.
-The task "minutes" is a run FOLDER/minutes with --minutes, for which each process measures another number.
+The task "minutes" is a run FOLDER/minutes with --minutes, for which each process measures another number; "compiler" is
+a long run FOLDER/compiler of which only the main process has a compiler.
 """
 
 import os
@@ -31,13 +32,26 @@ def train_for_minutes(folder: Path, corpus: str) -> None:
     print(f"process {rank}: {run.config.steps} steps", flush=True)
 
 
+def train_with_one_compiler(folder: Path, corpus: str) -> None:
+    """Says what the main process does about it."""
+    missing = None if os.environ["RANK"] == "0" else "there is no C++ compiler"
+    training._try_compiler, training._is_long = lambda: missing, lambda config, vocab_size: True
+    config = TrainConfig(corpus=corpus, out=str(folder / "compiler"), **SETTINGS)
+    said: list[str] = []
+    training.train(config, progress=False, log=said.append)
+    print(*(line for line in said if line.startswith("compile")), sep="\n", flush=True)
+
+
+OTHERS = {"minutes": train_for_minutes, "compiler": train_with_one_compiler}
+
+
 def main(folder: Path, corpus: str, tasks: list[str]) -> None:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size > 1:
         dist.init_process_group("gloo")  # once for all tasks
     for task in tasks:
-        if task == "minutes":
-            train_for_minutes(folder, corpus)
+        if task in OTHERS:
+            OTHERS[task](folder, corpus)
             continue
         optimizer, parallel, accumulate, steps = task.lstrip("+").split("-")
         out, resume = folder / f"{optimizer}-{parallel}-{size}-{steps}", task.startswith("+")

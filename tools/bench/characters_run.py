@@ -1,18 +1,16 @@
 """One training run on the characters of tinyshakespeare, as a process of its own: `characters.py` starts it and takes the time.
 
-    python characters_run.py TEXT plain|ours|NAME
+    python characters_run.py TEXT NAME [--steps N] [--seed S]
 
-The first 90 % of the text are for training. ``plain`` is nanoGPT's example for a CPU with its own settings: GPT-2's
-shape, 4 layers, 4 heads, width 128, context 64, batches of 12, 2,000 steps of AdamW with warm-up and a cosine.
-``ours`` stops as soon as the loss on the whole held-out part is at the goal; NAME is a line of the story that chapter 13
-tells. The last line is JSON.
+The first 90 % of the text are for training. NAME is "the plain recipe" or another line of the story that chapter 13 tells.
+The last line of what it prints is JSON, with the loss on the whole held-out part.
 """
 
+import argparse
 import json
 import math
-import sys
 import time
-from functools import partial
+from typing import Any
 
 started = time.perf_counter()
 
@@ -25,27 +23,29 @@ from gptbook.config import GPTConfig, TrainConfig
 from gptbook.model import GPT
 from gptbook.training import choose_precision, make_optimizers, train_step
 
+PLAIN, GOAL = "the plain recipe", 1.886
+STEPS, WARMUP, LENGTH, BATCH, RATE = 2000, 100, 64, 12, 1e-3  # of the plain recipe
+SIZES = {"n_layer": 4, "n_head": 4, "d_model": 128}
+
 
 class Windows:
     """Random windows of a text, by number."""
 
-    def __init__(self, ids: np.ndarray, batch: int, length: int):
-        self.ids, self.shape = ids, (batch, length)
+    def __init__(self, ids: np.ndarray, batch: int, length: int, seed: int):
+        self.ids, self.shape, self.seed = ids, (batch, length), seed
 
     def batch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         B, T = self.shape
-        starts = np.random.default_rng(number).integers(0, len(self.ids) - T - 1, B)
+        starts = np.random.default_rng((self.seed, number)).integers(0, len(self.ids) - T - 1, B)
         rows = self.ids[starts[:, None] + np.arange(T + 1)]
         return rows[:, :-1], rows[:, 1:]
 
 
 @torch.no_grad()
-def whole_loss(model: GPT, ids: np.ndarray, length: int, every: int = 1) -> float:
-    """Mean loss over the whole text in windows that do not overlap: each character but the first is predicted once.
-    With ``every``, an estimate from one window of so many."""
+def whole_loss(model: GPT, ids: np.ndarray, length: int) -> float:
+    """Mean loss over the whole text in windows that do not overlap: each character but the first is predicted once."""
     n = (len(ids) - 1) // length * length
     x, y = torch.from_numpy(ids[:n]).view(-1, length), torch.from_numpy(ids[1 : n + 1]).view(-1, length)
-    x, y = x[::every], y[::every]
     total = sum(
         F.cross_entropy(model(a).flatten(0, 1), b.flatten(), reduction="sum").item()
         for a, b in zip(x.split(64), y.split(64))
@@ -53,24 +53,20 @@ def whole_loss(model: GPT, ids: np.ndarray, length: int, every: int = 1) -> floa
     return total / y.numel()
 
 
-def plain(train: np.ndarray, val: np.ndarray, vocab_size: int, goal: float) -> dict:
-    torch.manual_seed(1337)
-    steps, warmup, length = 2000, 100, 64
-    model = GPT(
-        GPTConfig.gpt2(
-            vocab_size=vocab_size, context_length=length, n_layer=4, n_head=4, d_model=128, bias=False
-        )
-    )
+def plain(ids: np.ndarray, vocab_size: int, steps: int, seed: int) -> GPT:
+    """nanoGPT's example for a CPU with its own settings, written with what PyTorch has."""
+    torch.manual_seed(seed)
+    model = GPT(GPTConfig.gpt2(vocab_size=vocab_size, context_length=LENGTH, bias=False, **SIZES))
     decay = [p for p in model.parameters() if p.ndim >= 2]
     rest = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99))
-    batches = Windows(train, 12, length)
+    optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.99))
+    batches = Windows(ids, BATCH, LENGTH, seed)
     for step in range(steps):
         lr = (
-            1e-3 * (step + 1) / (warmup + 1)
-            if step < warmup
-            else 1e-4 + 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) * 9e-4
+            RATE * (step + 1) / (WARMUP + 1)
+            if step < WARMUP
+            else RATE / 10 + 0.45 * (1 + math.cos(math.pi * (step - WARMUP) / (steps - WARMUP))) * RATE
         )
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -79,68 +75,85 @@ def plain(train: np.ndarray, val: np.ndarray, vocab_size: int, goal: float) -> d
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    return {"steps": steps, "val_loss": whole_loss(model.eval(), val, length)}
+    return model
 
 
-SHAPES = {
-    "gpt2": {"position": "learned", "norm": "layernorm", "ffn": "gelu"},
-    "ours": {"norm": "layernorm", "ffn": "relu2", "qk_norm": True},
-}
-
-
-def fast(
-    train: np.ndarray, val: np.ndarray, vocab_size: int, goal: float, *, shape: str = "ours", length: int = 64, steps: int = 340,
-    bf16: bool = True,
-) -> dict:  # fmt: skip
-    """Muon, and what goes with it; stops at the goal. The dials are those of the story in chapter 13."""
-    torch.manual_seed(0)
-    config = TrainConfig(
-        corpus="-", out="-", context_length=length, batch_size=12, steps=steps, warmup=10, lr=6e-3, muon_lr=0.03, weight_decay=0.05,
-        decay=0.6,
-    )  # fmt: skip
-    model = GPT(
-        GPTConfig(
-            vocab_size=vocab_size, context_length=length, n_layer=4, n_head=4, d_model=128, **SHAPES[shape]
-        )
-    )
-    if shape == "ours":
+def changed(ids: np.ndarray, vocab_size: int, steps: int, seed: int, changes: dict[str, Any]) -> GPT:
+    """The same recipe in this package's training step, with changes: fields of the two configs, or ``zero_start``."""
+    torch.manual_seed(seed)
+    run = {
+        "context_length": LENGTH, "batch_size": BATCH, "optimizer": "adamw", "lr": RATE, "beta2": 0.99, "precision": "fp32",
+        "schedule": "cosine", "warmup": WARMUP, "min_lr_ratio": 0.1, "weight_decay": 0.1,
+    }  # fmt: skip
+    run |= {name: value for name, value in changes.items() if name in TrainConfig.__dataclass_fields__}
+    config = TrainConfig(corpus="-", out="-", steps=steps, seed=seed, **run)
+    shape = {"position": "learned", "norm": "layernorm", "ffn": "gelu_tanh"}  # GPT-2 without biases
+    shape |= {name: value for name, value in changes.items() if name not in run and name != "zero_start"}
+    model = GPT(GPTConfig(vocab_size=vocab_size, context_length=config.context_length, **SIZES, **shape))
+    if changes.get("zero_start"):
         for block in model.blocks:  # at first a block adds nothing to the stream
             nn.init.zeros_(block.attention.out.weight)
             nn.init.zeros_(block.ffn.down.weight)
-    optimizers, batches = make_optimizers(model, config), Windows(train, 12, length)
-    dtype = choose_precision(torch.device("cpu"))[0] if bf16 else torch.float32
+    optimizers = make_optimizers(model, config)
+    batches = Windows(ids, config.batch_size, config.context_length, seed)
+    dtype, _ = choose_precision(torch.device("cpu"), config.precision)
     for step in range(steps):
         train_step(model, optimizers, batches, step, config, dtype)
-        if step + 1 >= 0.8 * steps and (step + 1) % (steps // 20) == 0:
-            loss = whole_loss(
-                model.eval(), val, length, every=10
-            )  # the whole takes as long as some twenty steps
-            if loss <= goal + 0.02 or step + 1 == steps:
-                loss = whole_loss(model, val, length)
-            model.train()
-            if loss <= goal:
-                break
-    return {"steps": step + 1, "val_loss": loss}
+    return model
 
 
-# The story of chapter 13: each line is named after its main change and keeps what came before, but most change more.
-# With Muon come AdamW's rate and second decay, the weight decay, the schedule with its warm-up, GELU without the
-# approximation by tanh, another seed, and the stop at the goal; the third line has four parts; and the number of steps
-# was set anew for each line but that of bfloat16, which alone changes one thing.
-STORY = {
-    "the plain recipe": plain,
-    "Muon for the matrices": partial(fast, shape="gpt2", steps=560, bf16=False),
-    "rotary positions, QK-norm, ReLU squared, zero start": partial(fast, bf16=False),
-    "bfloat16 products": fast,
-    "context 128 instead of 64": partial(fast, length=128, steps=220),
+FALL = {"schedule": "stable", "warmup": 10, "decay": 0.6, "min_lr_ratio": 0.05}
+# Each line adds one change to those above it.
+STORY: dict[str, dict[str, Any]] = {
+    "the recipe in our training step": {},
+    "a constant rate, then a fall": FALL,
+    "AdamW's rate 4e-3 for 1e-3": {"lr": 4e-3},
+    "Muon for the matrices": {"optimizer": "muon", "muon_lr": 0.03},
+    "rotary positions": {"position": "rope"},
+    "QK-norm": {"qk_norm": True},
+    "ReLU squared for GELU": {"ffn": "relu2"},
+    "blocks that begin at zero": {"zero_start": True},
+    "bfloat16 products": {"precision": "auto"},
 }
+# And each of these was tried on top of the whole story, by itself.
+TRIED: dict[str, dict[str, Any]] = {
+    "context 128 for 64": {"context_length": 128},
+    "batches of 24 for 12": {"batch_size": 24},
+    "RMSNorm for LayerNorm": {"norm": "rmsnorm"},
+    "SwiGLU for ReLU squared": {"ffn": "swiglu"},
+    "weight decay 0.01 for 0.1": {"weight_decay": 0.01},
+}
+OURS = list(STORY)[-1]
 
 
-if __name__ == "__main__":
-    text = open(sys.argv[1], encoding="utf-8").read()
+def changes_of(name: str) -> dict[str, Any]:
+    """All changes of a line."""
+    found: dict[str, Any] = {}
+    for line, change in STORY.items():
+        found |= change
+        if line == name:
+            return found
+    return found | TRIED[name]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("text")
+    parser.add_argument("name")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    text = open(arguments.text, encoding="utf-8").read()
     letters = sorted(set(text))
     number = {letter: i for i, letter in enumerate(letters)}
     ids = np.array([number[letter] for letter in text], dtype=np.int64)
-    cut = int(0.9 * len(ids))
-    result = (STORY | {"plain": plain, "ours": fast})[sys.argv[2]](ids[:cut], ids[cut:], len(letters), 1.886)
-    print(json.dumps(result | {"seconds": time.perf_counter() - started}))
+    train, val = np.split(ids, [int(0.9 * len(ids))])
+    settings = (train, len(letters), arguments.steps, arguments.seed)
+    model = plain(*settings) if arguments.name == PLAIN else changed(*settings, changes_of(arguments.name))
+    loss = whole_loss(model.eval(), val, model.config.context_length)
+    result = {"steps": arguments.steps, "val_loss": loss, "seconds": time.perf_counter() - started}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
