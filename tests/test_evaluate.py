@@ -324,7 +324,9 @@ def test_a_run_without_metrics_has_a_report(copied: Path, tmp_path: Path) -> Non
     assert write_report(copied, tmp_path / "out.md").metrics == []
 
 
-def test_measures_of_the_small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measures_of_the_small_world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     """A model that is trained a little is far above the floor; its numbers are in range."""
     for module in ("data", "evaluate"):
         monkeypatch.setattr(f"gptbook.{module}.WORLD_TRAIN", 300)
@@ -341,6 +343,9 @@ def test_measures_of_the_small_world(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert again == found, "the same seed, the same numbers"
     counted = world_ngram(tmp_path / "run", "en", n=20, highest=3)
     assert 1 <= counted["order"] <= 3 and 0.1 < counted["grammatical"] < 1 and counted["true"] <= 0.2
+    monkeypatch.setattr("gptbook.evaluate.world_measures", lambda *given: world_measures(*given, n=20))
+    assert main(["eval", str(tmp_path / "run")]) == 0, "the command prints them, too"
+    assert json.loads(capsys.readouterr().out).items() >= found.items()
 
 
 class Oracle(torch.nn.Module):
