@@ -617,7 +617,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         return 0
     except KeyboardInterrupt:
-        again = "; repeat the command with --resume to go on" if command == "train" else ""
+        out = re.search(r"\0--out[\0=]([^\0]+)", "\0".join(arguments))
+        begun = command == "train" and out and Path(out[1], "run.json").is_file()
+        again = "; repeat the command with --resume to go on" if begun else ""
         return _fail(f"interrupted{again}", 130)
     except MemoryError:
         if os.environ.get("GPTBOOK_DEBUG"):

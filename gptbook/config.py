@@ -313,6 +313,8 @@ class TrainConfig:
     compile: Literal["auto", "on", "off"] = "auto"
     """translate the model into machine code first (torch.compile); auto: on a GPU, and on a CPU for runs
     that are long enough to win back the time"""
+    fused: Literal["auto", "on", "off"] = "auto"
+    """AdamW in one kernel of PyTorch; auto: on a GPU"""
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
     """under torchrun: each process holds the whole model (ddp) or a part (fsdp); auto: ddp"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -357,6 +359,7 @@ class TrainConfig:
         one_of("optimizer", self.optimizer, ("adamw", "muon"))
         one_of("schedule", self.schedule, ("cosine", "stable"))
         one_of("compile", self.compile, ("auto", "on", "off"))
+        one_of("fused", self.fused, ("auto", "on", "off"))
         one_of("parallel", self.parallel, ("auto", "ddp", "fsdp"))
         one_of("device", self.device, ("auto", "cpu", "cuda", "mps"))
         one_of("precision", self.precision, ("auto", "fp32", "bf16"))

@@ -76,6 +76,7 @@ class AdamW(torch.optim.Optimizer):
         betas: decay of the running means of the gradient and of its square.
         eps: added to the root.
         weight_decay: fraction by which a weight shrinks in a step, times lr.
+        fused: the same in one kernel of PyTorch, which reads each number once.
 
     Raises ``ValueError`` for settings out of range.
     Source: Loshchilov and Hutter 2019, algorithm 2, with the decay also multiplied by lr, as in PyTorch.
@@ -88,9 +89,11 @@ class AdamW(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
         weight_decay: float = 0.1,
+        fused: bool = False,
     ):
         require(lr >= 0, f"lr = {lr} must be at least 0")
         require(all(0 <= b < 1 for b in betas), f"betas = {betas} must be in [0, 1)")
+        self.fused = fused
         require(weight_decay >= 0, f"weight_decay = {weight_decay} must be at least 0")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
@@ -114,6 +117,13 @@ class AdamW(torch.optim.Optimizer):
     ) -> None:
         grads, states = [p.grad for p in params], [self.state[p] for p in params]
         m, v, steps = [s["m"] for s in states], [s["v"] for s in states], [int(s["step"]) for s in states]
+        if self.fused:
+            counts = {t: torch.tensor(float(t), device=params[0].device) for t in set(steps)}
+            torch._fused_adamw_(
+                params, grads, m, v, [], [counts[t] for t in steps], amsgrad=False, maximize=False,
+                lr=lr, beta1=betas[0], beta2=betas[1], weight_decay=weight_decay, eps=eps,
+            )  # fmt: skip
+            return
         torch._foreach_lerp_(m, grads, 1 - betas[0])  # m + (1 - beta_1) (g - m)
         torch._foreach_mul_(v, betas[1])
         torch._foreach_addcmul_(v, grads, grads, 1 - betas[1])

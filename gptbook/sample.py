@@ -67,15 +67,15 @@ def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
     )
 
 # %% ../nbs/14_sample.ipynb #9845d687
+_NOTHING_LEFT = "no token is left to choose from: all logits of a row are -inf, or one is not a number"
+
+
 def draw_tokens(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """One token for each row of logits (B, V), by inverting the cumulative distribution;
     row i uses generator i. Returns (B,)."""
     u = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators])
     cumulative = logits.cpu().double().softmax(-1).cumsum(-1)  # on the CPU: some devices have no float64
-    require(
-        not cumulative.isnan().any().item(),
-        "no token is left to choose from: all logits of a row are -inf, or one is not a number",
-    )
+    require(not cumulative.isnan().any().item(), _NOTHING_LEFT)
     u = u[:, None] * cumulative[:, -1:]  # the last entry is 1 but for rounding
     return (cumulative <= u).sum(-1)
 
@@ -309,6 +309,8 @@ def generate_stream(
     require(max_new_tokens >= 0, f"max_new_tokens = {max_new_tokens} must be at least 0")
     texts = [Row(row) for row in rows]
     require(len(texts) > 0 and all(texts), "each prompt needs at least one token")
+    known = all(0 <= token < model.config.vocab_size for text in texts for token in text)
+    require(known, f"the tokens of a prompt must be at least 0 and below {model.config.vocab_size}")
     if isinstance(model.positions, LearnedPositions):
         model.positions.check(max(map(len, texts)))
     require(abs(seed) < 2**62, f"seed = {seed} must be below 2^62")
@@ -327,7 +329,11 @@ def _steps(model, texts, max_new_tokens, changes, generators, stop_tokens, stop)
         logits = own = reader.logits.float()
         for change in changes:
             logits = change(logits, texts)
-        chosen = logits.max(-1).indices if generators is None else draw_tokens(logits, generators)
+        if generators is None:
+            highest, chosen = logits.max(-1)
+            require(all(value > -math.inf for value in highest.tolist()), _NOTHING_LEFT)
+        else:
+            chosen = draw_tokens(logits, generators)
         tokens = chosen.tolist()
         for i, (text, token) in enumerate(zip(texts, tokens)):
             if not ended[i]:

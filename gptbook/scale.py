@@ -166,6 +166,13 @@ def plan(
     )  # fmt: skip
 
 
+def _time(days: float) -> str:
+    for unit, parts in (("days", 1), ("hours", 24), ("minutes", 24 * 60)):
+        if days * parts >= 0.1:
+            return f"{days * parts:,.3g} {unit}"
+    return f"{days * 24 * 3600:.2g} seconds"
+
+
 def _short(value: float) -> str:
     """A number as people say it: 7B, 1.56T."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
@@ -186,9 +193,9 @@ def describe_plan(p: Plan) -> str:
         f"training        {_short(p.params)} parameters on {_short(p.tokens)} tokens "
         f"({p.tokens / p.params:.3g} per parameter)",
         f"operations      {p.flops:.2e} (6 N D)",
-        f"time            {p.days:,.3g} days on {p.gpus:,} x {p.gpu} at {p.mfu:.0%} of "
+        f"time            {_time(p.days)} on {p.gpus:,} x {p.gpu} at {p.mfu:.0%} of "
         f"{kind.flops / 1e12:,.0f} TFLOP/s",
-        f"GPU hours       {p.gpu_hours:,.0f}",
+        "GPU hours       " + (f"{p.gpu_hours:,.0f}" if p.gpu_hours >= 10 else f"{p.gpu_hours:.2g}"),
         f"cost            {_short(p.dollars)} dollars, at {p.dollars / p.gpu_hours:g} per GPU hour",
         f"memory per GPU  {p.memory_bytes / 1e9:,.3g} GB of {kind.memory / 1e9:.0f}: states "
         f"{p.state_bytes / 1e9:.3g}, activations {p.activation_bytes / 1e9:.3g}"

@@ -2,8 +2,8 @@
 
 A task is OPTIMIZER-PARALLEL-ACCUMULATE-STEPS: the run has ten steps and stops after STEPS of them. With "+"
 in front, a copy of what two processes wrote is resumed. The runs are FOLDER/OPTIMIZER-PARALLEL-N-STEPS.
-The task "minutes" is a run FOLDER/minutes with --minutes, for which each process measures another number; "compiler" is
-a long run FOLDER/compiler of which only the main process has a compiler.
+The task "minutes" is a run FOLDER/minutes with --minutes, for which each process measures another number;
+"compiler" is a long run FOLDER/compiler of which only the main process has a compiler.
 """
 
 import os
@@ -24,9 +24,15 @@ SETTINGS = {
 
 
 def train_for_minutes(folder: Path, corpus: str) -> None:
-    """Process r finds that 4 + 3r steps fit; each prints how many it was to take."""
-    rank = int(os.environ["RANK"])
-    training._fit_steps = lambda engine, seconds: 4 + 3 * rank
+    """The processes try steps for other times, and process r finds that 4 + 3r fit; each prints how many it
+    was to take."""
+    rank, fit = int(os.environ["RANK"]), training._fit_steps
+
+    def fit_steps(engine: training._Engine, seconds: float) -> int:
+        fit(engine, 20 + 100 * rank)
+        return 4 + 3 * rank
+
+    training._fit_steps = fit_steps
     config = TrainConfig(corpus=corpus, out=str(folder / "minutes"), minutes=1.0, **SETTINGS)
     run = training.train(config, progress=False, log=lambda line: None)
     print(f"process {rank}: {run.config.steps} steps", flush=True)

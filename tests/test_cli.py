@@ -407,6 +407,21 @@ def test_an_interruption_while_the_command_is_loaded(
     assert entry.main() == 130 and capsys.readouterr().err == "gptbook: interrupted\n"
 
 
+@pytest.mark.parametrize("written", ["--out {}", "--out={}"])
+def test_an_interruption_says_how_to_go_on_if_there_is_something(
+    written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gptbook.training.train", interrupted)
+    command = ["train", "--corpus", "shakespeare", *written.format(tmp_path / "run").split()]
+    assert cli.main(command) == 130 and capsys.readouterr().err == "gptbook: interrupted\n"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    assert cli.main(command) == 130 and "--resume to go on" in capsys.readouterr().err
+
+
 def test_version() -> None:
     done = gptbook("--version")
     assert done.returncode == 0 and re.fullmatch(r"gptbook \d+(\.\d+)+\S*\n", done.stdout)

@@ -93,6 +93,12 @@ def test_adamw_without_decay_is_adam() -> None:
     assert march(a, b) < 1e-13
 
 
+def test_adamw_in_one_kernel_is_the_same() -> None:
+    settings = {"lr": 0.02, "betas": (0.9, 0.95), "weight_decay": 0.1}
+    a, b = AdamW(parameters(TENSORS), fused=True, **settings), AdamW(parameters(TENSORS), **settings)
+    assert march(a, b) < 1e-13
+
+
 # ---- orthogonalisation ---------------------------------------------------------------------------
 
 

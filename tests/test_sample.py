@@ -97,6 +97,18 @@ def test_draws_have_the_distribution() -> None:
 def test_no_token_left_is_an_error(bad: float) -> None:
     with pytest.raises(ValueError, match="no token is left"):
         draw_tokens(torch.full((1, 4), bad), [torch.Generator()])
+    for temperature in (0, 1):
+        with pytest.raises(ValueError, match="no token is left"):
+            generate(
+                tiny(), [[1]], 2, temperature=temperature,
+                processors=[lambda logits, rows: torch.full_like(logits, bad)],
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize("token", [-1, TOKENIZER.vocab_size])
+def test_tokens_that_the_model_does_not_know_are_refused(token: int) -> None:
+    with pytest.raises(ValueError, match=f"at least 0 and below {TOKENIZER.vocab_size}"):
+        generate(tiny(), [[1, token]], 2)
 
 
 def test_counted_penalties_by_hand() -> None:

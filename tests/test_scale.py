@@ -67,6 +67,13 @@ def test_published_runs(params: float, tokens: float, gpu: str, hours: float) ->
     assert plan(params, tokens, 2048, gpu=gpu).gpu_hours == pytest.approx(hours, rel=0.25)
 
 
+def test_short_plans_are_in_short_units() -> None:
+    text = describe_plan(plan(1e6, 1e6, 1))
+    assert "0.015 seconds on 1 x h100" in text and "GPU hours       4.2e-06" in text
+    assert " hours on 1 x h100" in describe_plan(plan(1e8, 5e9, 1))
+    assert " days on 1 x h100" in describe_plan(plan(1e9, 5e10, 1))
+
+
 def test_plan_is_consistent() -> None:
     one, many = plan(7e9, 2e12, 64), plan(7e9, 2e12, 640)
     assert one.days == pytest.approx(10 * many.days) and one.gpu_hours == pytest.approx(many.gpu_hours)

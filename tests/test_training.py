@@ -237,6 +237,19 @@ def test_long_runs_are_translated(compiler, monkeypatch: pytest.MonkeyPatch) -> 
     assert training.choose_compile(cpu, "on") == (True, "on, as asked")
 
 
+def test_one_kernel_for_adamw() -> None:
+    """By default on a GPU only; what is asked for is taken."""
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert training.choose_fused(cuda)[0] and not training.choose_fused(cpu)[0]
+    assert training.choose_fused(cpu, "on") == (True, "on, as asked")
+    assert not training.choose_fused(cuda, "off")[0]
+    model = GPT(GPTConfig(vocab_size=8, n_layer=1, n_head=1, d_model=8))
+    (adamw,) = training.make_optimizers(
+        model, TrainConfig(corpus="-", out="-", optimizer="adamw", fused="on")
+    )
+    assert adamw.fused
+
+
 def test_what_keeps_from_translating_is_named(compiler, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(x: torch.Tensor) -> None:
         raise RuntimeError(

@@ -57,7 +57,7 @@ def bpe() -> list[list]:
 
 def program(name: str) -> list[list]:
     (RESULTS / f"{name}.json").unlink(missing_ok=True)
-    subprocess.run([sys.executable, HERE / f"{name}.py"], check=False)
+    subprocess.run([sys.executable, HERE / f"{name}.py"], check=True)
     return read_json(RESULTS / f"{name}.json")["rows"] if (RESULTS / f"{name}.json").is_file() else []
 
 
@@ -74,7 +74,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
-    rows = []
+    rows, failed = [], []
     for name, run in (
         ("training", lambda: program("training")),
         ("sampling", lambda: program("sampling")),
@@ -85,7 +85,10 @@ def main() -> None:
         ("bpe", bpe),
     ):
         if name not in arguments.skip:
-            rows += run()
+            try:
+                rows += run()
+            except subprocess.CalledProcessError:  # it has said why
+                failed.append(name)
     print(f"\n{'what':<34}{'ours':>9}{'peer':>9}{'ratio':>8}{'at least':>10}  compared")
     for what, compared, ours, theirs, ratio, least in rows:
         mark = "" if ratio >= least else "   NOT REACHED"
@@ -96,13 +99,15 @@ def main() -> None:
         "rows": rows,
     }
     write_json(RESULTS / "table.json", result)
-    if arguments.record:
+    if arguments.record and not failed:
         old = read_json(arguments.record)["rows"] if arguments.record.is_file() else []
         write_json(
             arguments.record,
             result | {"before": [[what, compared, ratio] for what, compared, _, _, ratio, _ in old]},
         )
     print(json.dumps(result["machine"]))
+    if failed:
+        sys.exit(f"bench: these failed and have no row: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
