@@ -121,7 +121,7 @@ def choose_fused(device: torch.device, wanted: str = "auto") -> tuple[bool, str]
         return wanted == "on", f"{wanted}, as asked"
     if device.type == "cuda":
         return True, "on, the default on a GPU"
-    return False, "off, the default elsewhere (with Muon little is left for AdamW)"
+    return False, "off, the default but on a GPU"
 
 
 @lru_cache
