@@ -304,6 +304,9 @@ def _other_checkpoint(folder: Path, which: str) -> str | None:
     return None
 
 # %% ../nbs/13_training.ipynb #b3a84e35
+_LATER = {"fused": "off"}  # settings that older runs do not have, and what they did
+
+
 def read_run(folder: str | Path) -> TrainConfig:
     """The settings of the run in ``folder``.
 
@@ -326,9 +329,9 @@ def read_run(folder: str | Path) -> TrainConfig:
         f"{folder} has format version {info.get('version')}, this gptbook reads version {VERSION}",
     )
     settings = info.get("train")
-    known = {f.name for f in fields(TrainConfig)}
+    settings = _LATER | settings if isinstance(settings, dict) else {}
     require(
-        isinstance(settings, dict) and set(settings) == known,
+        set(settings) == {f.name for f in fields(TrainConfig)},
         f"{folder}/run.json is damaged: its settings are not those of a run",
     )
     try:
