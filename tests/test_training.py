@@ -219,6 +219,26 @@ def test_unknown_book_model() -> None:
         book_model("raeder")
 
 
+def test_a_run_that_was_being_replaced_is_resumed(settings: dict) -> None:
+    """Stopped between the two renames of --overwrite, the old run waits beside its place."""
+    old = quietly(settings)
+    old.folder.rename(training.replaced_folder(old.folder))
+    again = quietly(settings, resume=True)
+    assert again.metrics == old.metrics and not training.replaced_folder(old.folder).exists()
+
+
+def test_a_run_older_than_a_setting_is_read(settings: dict) -> None:
+    folder = quietly(settings).folder
+    info = json.loads((folder / "run.json").read_text())
+    del info["train"]["fused"]
+    (folder / "run.json").write_text(json.dumps(info))
+    assert training.read_run(folder).fused == "off"
+    del info["train"]["lr"]
+    (folder / "run.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match="damaged"):
+        training.read_run(folder)
+
+
 @pytest.fixture
 def compiler(monkeypatch: pytest.MonkeyPatch):
     """torch.compile as it would be on another machine; what was found out about this one is forgotten."""
