@@ -805,8 +805,10 @@ def _require_memory(config: TrainConfig, vocab_size: int) -> None:
     needed = 4 * (numbers + config.batch_size * config.context_length * vocab_size)
     require(
         needed <= there or there <= 0,
-        f"the run needs {needed / 1e9:,.1f} GB of memory or more, there are {there / 1e9:,.1f} GB here; take a "
-        "smaller model, --batch-size or --context-length",
+        "the run needs {} GB of memory or more, there are {} GB here; take a ".format(
+            *(f"{size / 1e9:,.{int(size < 1e10)}f}" for size in (needed, there))
+        )
+        + "smaller model, --batch-size or --context-length",
     )
 
 
