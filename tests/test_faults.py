@@ -187,7 +187,7 @@ def test_a_container_may_have_less_memory(
     monkeypatch.setattr("gptbook.training._LIMITS", (str(limit), str(tmp_path / "nothing")))
     limit.write_text("10000\n")
     assert main(options(corpus, tmp_path / "run")) == 2
-    assert "there are 0 GB here" in capsys.readouterr().err
+    assert "there are 0.0 GB here" in capsys.readouterr().err
     limit.write_text("max\n")
     assert main(options(corpus, tmp_path / "run")) == 0
 
