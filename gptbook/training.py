@@ -121,7 +121,7 @@ def choose_fused(device: torch.device, wanted: str = "auto") -> tuple[bool, str]
         return wanted == "on", f"{wanted}, as asked"
     if device.type == "cuda":
         return True, "on, the default on a GPU"
-    return False, "off, the default but on a GPU"
+    return False, "off, the default without CUDA"
 
 
 @lru_cache
@@ -805,10 +805,8 @@ def _require_memory(config: TrainConfig, vocab_size: int) -> None:
     needed = 4 * (numbers + config.batch_size * config.context_length * vocab_size)
     require(
         needed <= there or there <= 0,
-        "the run needs {} GB of memory or more, there are {} GB here; take a ".format(
-            *(f"{size / 1e9:,.{int(size < 1e10)}f}" for size in (needed, there))
-        )
-        + "smaller model, --batch-size or --context-length",
+        f"the run needs {needed / 1e6:,.0f} MB of memory or more, there are {there / 1e6:,.0f} MB here; take a "
+        "smaller model, --batch-size or --context-length",
     )
 
 

@@ -176,7 +176,7 @@ def test_what_cannot_fit_is_refused_at_once(
     change: dict, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert main(options(corpus, tmp_path / "run", **change)) == 2
-    assert re.search(r"needs [\d,]+ GB of memory or more, there are \d+ GB here", capsys.readouterr().err)
+    assert re.search(r"needs [\d,]+ MB of memory or more, there are [\d,]+ MB here", capsys.readouterr().err)
     assert not (tmp_path / "run").exists(), "a smaller one may go there"
 
 
@@ -187,7 +187,7 @@ def test_a_container_may_have_less_memory(
     monkeypatch.setattr("gptbook.training._LIMITS", (str(limit), str(tmp_path / "nothing")))
     limit.write_text("10000\n")
     assert main(options(corpus, tmp_path / "run")) == 2
-    assert "there are 0.0 GB here" in capsys.readouterr().err
+    assert "there are 0 MB here" in capsys.readouterr().err
     limit.write_text("max\n")
     assert main(options(corpus, tmp_path / "run")) == 0
 
