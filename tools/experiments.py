@@ -7,7 +7,7 @@ commit that added the line, whose code they come from or a version shortly befor
 What is there already is not run again, so that an interrupted call goes on where it stopped, model by model.
 The trained story model goes to ``gptbook/models/story``.
 
-    python tools/experiments.py [story] [no-drill] [ablations] [objectives] [scaling]
+    python tools/experiments.py [story] [no-drill] [ablations] [sizes] [objectives] [scaling]
 """
 
 import argparse
@@ -241,9 +241,9 @@ class CountedJudge(StoryJudge):
         return until_end(self.tokenizer, rows)
 
 
-def kept(measured: dict[str, Any]) -> dict[str, Any]:
-    """What a judge found, without the share of new stories: it was told of no training stories."""
-    return {k: v for k, v in measured.items() if k not in ("new", "new_error")}
+def in_stories(tokenizer: Tokenizer, rows: Tensor) -> frozenset[int]:
+    """`hash(story)` of the stories in rows (B, T) that a model was trained on, to tell which it copies."""
+    return frozenset(map(hash, until_end(tokenizer, rows[:, 1:].tolist())))
 
 
 def run_ngram(lesson: Lesson, seed: int, highest: int = 12) -> None:
@@ -258,12 +258,13 @@ def run_ngram(lesson: Lesson, seed: int, highest: int = 12) -> None:
         pool.shutdown(cancel_futures=True)
     told = [row[row >= 0].numpy() for batch in batches for row in batch]
     with told_within(**lesson.bounds):
-        judge = CountedJudge(tokenizer, "en", 200, known=frozenset())
+        known = frozenset().union(*(in_stories(tokenizer, batch) for batch in batches))
+        judge = CountedJudge(tokenizer, "en", 200, known=known)
     ngram = NGram(highest, tokenizer.vocab_size).fit(told)
     nats = ngram.nats_by_order([row[row >= 0].numpy() for row in judge.rows])
     model = Counted(ngram, min(nats, key=nats.__getitem__), GPTConfig(tokenizer.vocab_size, 256))
     line = key | {"shape": {}, "settings": {}, "start": "", "step": lesson.steps, "stories": len(told)}
-    line |= {"order": model.order} | kept(judge(model)) | {"seconds": round(time.time() - began)}
+    line |= {"order": model.order} | judge(model) | {"seconds": round(time.time() - began)}
     print("n-gram", seed, line, flush=True)
     with open(RESULTS, "a") as file:
         file.write(json.dumps(line | {"versions": VERSIONS, "commit": commit()}) + "\n")
@@ -316,7 +317,7 @@ def run(
     lines: list[dict[str, Any]] = []
 
     def look(step: int) -> None:
-        measured = kept(judge(model) if write and step else judge.read(model))
+        measured = judge(model) if write and step else judge.read(model)
         counts = {"step": step, "stories": seen[0], "parameters": sum(p.numel() for p in model.parameters())}
         lines.append(key | counts | measured | {"seconds": round(time.time() - began)} | origin)
         shown = ("nats_above_entropy", "grammatical", "true", "answered", "told_apart", "told_apart_chance")
@@ -335,6 +336,8 @@ def run(
     def batches(teller: Teller) -> Iterator[Tensor]:
         for batch in story_batches(tokenizer, lesson, seed, teller):
             seen[0] += len(batch)
+            if write:
+                judge.known |= in_stories(tokenizer, batch)
             yield batch
 
     with ProcessPoolExecutor(1) as pool, taken_away(model, without):
@@ -361,6 +364,15 @@ def ablations() -> None:
             run("ablation", drill, seed=seed, shape=shape, settings=FAST)
         for lesson in (few, drill._replace(stories=2000)):
             run("ablation", lesson, seed=seed, settings=FAST)
+
+
+def sizes() -> None:
+    """The same drill for smaller models and a larger one, which write; the whole model of the ablations is
+    between them."""
+    for seed in SEEDS:
+        for d_model in (16, 32, 144):
+            shape = {"d_model": d_model, "n_head": d_model // 16}
+            run("size", DRILL_LESSON._replace(steps=600), seed=seed, shape=shape, settings=FAST)
 
 
 def objectives() -> None:
@@ -445,6 +457,7 @@ EXPERIMENTS = {
     "story": story,
     "no-drill": no_drill,
     "ablations": ablations,
+    "sizes": sizes,
     "objectives": objectives,
     "scaling": scaling,
 }
