@@ -751,6 +751,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'gptbook.training._LossInPieces.backward': ( 'training.html#_lossinpieces.backward',
                                                                                'gptbook/training.py'),
                                   'gptbook.training._LossInPieces.forward': ('training.html#_lossinpieces.forward', 'gptbook/training.py'),
+                                  'gptbook.training._batches_at_start': ('training.html#_batches_at_start', 'gptbook/training.py'),
                                   'gptbook.training._bring_back': ('training.html#_bring_back', 'gptbook/training.py'),
                                   'gptbook.training._checkpoint': ('training.html#_checkpoint', 'gptbook/training.py'),
                                   'gptbook.training._exchange': ('training.html#_exchange', 'gptbook/training.py'),

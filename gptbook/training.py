@@ -495,7 +495,7 @@ def check_out(out: str, overwrite: bool, instead: str = "--overwrite to replace 
     return folder
 
 
-def _prepare(config: TrainConfig, overwrite: bool, log: Callable[[str], None]) -> None:
+def _prepare(config: TrainConfig, overwrite: bool, log: Callable[[str], None], processes: int) -> None:
     folder = check_out(config.out, overwrite, "--resume to go on with it, --overwrite to replace it")
     replaced = replaced_folder(folder)
     # everything that can fail for a bad corpus comes before anything is removed
@@ -534,7 +534,8 @@ def _prepare(config: TrainConfig, overwrite: bool, log: Callable[[str], None]) -
         }
         tokenizer_sum = sha256_file(staging / "tokenizer.json")
         write_json(staging / "run.json", {
-            "format": FORMAT, "version": VERSION, "train": config.to_dict(), "tokenizer": tokenizer_sum, "versions": versions})  # fmt: skip
+            "format": FORMAT, "version": VERSION, "train": config.to_dict(), "tokenizer": tokenizer_sum, "versions": versions,
+            "batches": config.accumulate * processes})  # fmt: skip
         shutil.rmtree(replaced, ignore_errors=True)
         if folder.exists():
             folder.rename(replaced)
@@ -873,7 +874,9 @@ def train(
     with ExitStack() as cleanup:
         cleanup.callback(world.close)
         world.by_main(lambda: cleanup.enter_context(only_one(folder)))
-        settings = world.by_main(lambda: _set_up(config, folder, resume, overwrite, say, given).to_dict())
+        settings = world.by_main(
+            lambda: _set_up(config, folder, resume, overwrite, say, given, world.size).to_dict()
+        )
         config = TrainConfig(**settings)
         try:
             if config.threads:
@@ -898,7 +901,8 @@ def train(
                 world.by_main(lambda: _fix_steps(folder, config))
                 say(f"time: {config.minutes:g} minutes, enough for {steps:,} steps; fixed from now on")
             engine.build()
-            state, metrics = {"step": 0, "best_loss": None, "batches": config.accumulate * world.size}, []
+            batches = world.by_main(lambda: _batches_at_start(folder, config.accumulate * world.size))
+            state, metrics = {"step": 0, "best_loss": None, "batches": batches}, []
             if resume and (folder / "last.json").is_file():
                 state = _restore(engine, "previous" if rollback else "last")
                 metrics = [m for m in read_metrics(folder) if m["step"] <= state["step"]]
@@ -922,10 +926,10 @@ def train(
 # %% ../nbs/13_training.ipynb #1827c3de
 def _set_up(
     config: TrainConfig, folder: Path, resume: bool, overwrite: bool, log: Callable[[str], None],
-    given: Collection[str],
+    given: Collection[str], processes: int,
 ) -> TrainConfig:  # fmt: skip
     if not resume:
-        _prepare(config, overwrite, log)
+        _prepare(config, overwrite, log, processes)
         return config
     if not folder.exists():
         _bring_back(folder)
@@ -933,6 +937,13 @@ def _set_up(
     for leftover in folder.glob(".*.tmp"):  # half written when the run was stopped
         leftover.unlink()
     return config
+
+
+def _batches_at_start(folder: Path, otherwise: int) -> int:
+    """How many batches a step took when the run was started; older runs do not tell."""
+    batches = read_json(folder / "run.json").get("batches", otherwise)
+    require(type(batches) is int and batches > 0, f"{folder / 'run.json'} is not of a run")
+    return batches
 
 
 def _fix_steps(folder: Path, config: TrainConfig) -> None:

@@ -113,6 +113,24 @@ def test_all_translate_or_none(folder: Path, tmp_path: Path) -> None:
     assert done.stdout.split() == "compile: off, as not every process can".split()
 
 
+def test_a_step_keeps_its_size_before_the_first_checkpoint(folder: Path, tmp_path: Path) -> None:
+    """A run that two processes began and that was stopped before it had saved anything goes on alone."""
+    run = tmp_path / "run"
+    sizes = "--preset tiny --n-layer 1 --vocab-size 300 --context-length 32 --batch-size 2 --steps 3"
+    train = ["-m", "gptbook", "train", "--corpus", folder / "lines.txt", "--out", run, *sizes.split()]
+    done = together(2, *train, "--threads", "1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    first = metrics(run)
+    for name in ("best", "last"):
+        (run / f"{name}.json").unlink()
+    done = together(1, *train, "--threads", "1", "--resume")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"steps: 3 of {2 * 2 * 32} tokens" in done.stdout
+    assert [line["loss"] for line in metrics(run)] == pytest.approx(
+        [line["loss"] for line in first], abs=0.01
+    )
+
+
 def test_the_command_says_what_it_does(folder: Path, tmp_path: Path) -> None:
     sizes = "--preset tiny --vocab-size 300 --context-length 32 --batch-size 2"
     options = f"{sizes} --steps 6 --eval-every 3 --threads 1".split()
@@ -182,7 +200,8 @@ def worker_of(run: Path, rank: int) -> int | None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to find the worker")
-def test_a_worker_that_dies_ends_the_run_which_resumes(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_worker_that_dies_ends_the_run_which_resumes(rank: int, folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = "--preset tiny --vocab-size 300 --context-length 32 --batch-size 2 --steps 300 --eval-every 5"
     train = ["-m", "gptbook", "train", "--corpus", folder / "lines.txt", "--out", run, *options.split()]
@@ -196,7 +215,7 @@ def test_a_worker_that_dies_ends_the_run_which_resumes(folder: Path, tmp_path: P
     while not (run / "previous.json").is_file():  # two checkpoints are there, and most steps still to come
         assert time.monotonic() < deadline and started.poll() is None, log.read_text()[-2000:]
         time.sleep(0.02)
-    victim = worker_of(run, 1)
+    victim = worker_of(run, rank)
     assert victim is not None
     os.kill(victim, signal.SIGKILL)
     assert started.wait(timeout=300) != 0, "a run that lost a worker must not look finished"
@@ -204,7 +223,7 @@ def test_a_worker_that_dies_ends_the_run_which_resumes(folder: Path, tmp_path: P
     assert "gptbook: another process of this run has ended; repeat the command with --resume" in said or (
         "Signal 9 (SIGKILL)" in said
     ), said[-3000:]
-    assert "Traceback" not in "".join(line for line in said.splitlines() if line.startswith("[rank0]"))
+    assert "Traceback" not in "".join(line for line in said.splitlines() if line.startswith("[rank"))
     saved = json.loads((run / "last.json").read_text())["step"]
     assert 0 < saved < 300
     done = together(2, *train, "--threads", "1", "--resume")

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ class World:
         if device is not None and device.type == "cuda" and "LOCAL_RANK" in os.environ:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         if self.size > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if device is not None and device.type == "cuda" else "gloo")
+            # an hour: the others wait while the main process prepares a corpus, however large
+            backend = "nccl" if device is not None and device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=timedelta(hours=1))
             self.started = True
 
     @property
