@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from experiments import VERSIONS, commit
 
 NBS = Path(__file__).resolve().parents[1] / "nbs"
 STEPS, SEEDS = 1500, (1, 2)
@@ -59,5 +60,5 @@ def measure(names: dict, name: str, seed: int) -> dict:
 if __name__ == "__main__":
     found = definitions()
     runs = [measure(found, name, seed) for seed in SEEDS for name in found["OBJECTIVES"]]
-    record = {"steps": STEPS, "batch": found["BATCH"], "torch": torch.__version__, "runs": runs}
+    record = {"steps": STEPS, "batch": found["BATCH"], **VERSIONS, "commit": commit(), "runs": runs}
     (NBS / "results" / "objectives.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

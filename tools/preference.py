@@ -9,7 +9,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import torch
+from experiments import VERSIONS, commit
 
 NBS = Path(__file__).resolve().parents[1] / "nbs"
 SEEDS = (1, 2)
@@ -56,6 +56,6 @@ def run(seed: int) -> dict:
 
 if __name__ == "__main__":
     matplotlib.use("agg")
-    record = {"torch": torch.__version__, "runs": [run(seed) for seed in SEEDS]}
+    record = {**VERSIONS, "commit": commit(), "runs": [run(seed) for seed in SEEDS]}
     text = json.dumps(record, indent=1, default=float)
     (NBS / "results" / "preference.json").write_text(text + "\n", encoding="utf-8")
