@@ -744,6 +744,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'gptbook.training._Engine': ('training.html#_engine', 'gptbook/training.py'),
                                   'gptbook.training._Engine.build': ('training.html#_engine.build', 'gptbook/training.py'),
                                   'gptbook.training._Engine.end_of_text': ('training.html#_engine.end_of_text', 'gptbook/training.py'),
+                                  'gptbook.training._Engine.hand_out': ('training.html#_engine.hand_out', 'gptbook/training.py'),
                                   'gptbook.training._Engine.held_out_loss': ('training.html#_engine.held_out_loss', 'gptbook/training.py'),
                                   'gptbook.training._Engine.restore': ('training.html#_engine.restore', 'gptbook/training.py'),
                                   'gptbook.training._Engine.step': ('training.html#_engine.step', 'gptbook/training.py'),

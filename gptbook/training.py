@@ -38,6 +38,7 @@ from torch.distributed.checkpoint import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
 )
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -708,19 +709,24 @@ class _Engine:
 
     def build(self) -> None:
         """A model at its start, its optimisers, and the form in which it is called."""
-        config = self.config
+        config, shape = self.config, self.config.model_config(self.tokenizer.vocab_size)
+        sharded = self.world.size > 1 and config.parallel == "fsdp"
         torch.manual_seed(config.seed)
-        self.model = GPT(config.model_config(self.tokenizer.vocab_size)).to(self.device)
+        with torch.device("meta" if sharded else "cpu"):  # "meta": without memory
+            self.model = GPT(shape)
         self.forward: nn.Module = self.model
         if self.compiled:
             for block in self.model.blocks:
                 block.compile(dynamic=False)
-        if self.world.size > 1 and config.parallel == "fsdp":
+        if sharded:
             mesh = self.world.mesh(self.device)
             for part in (*self.model.blocks, self.model):
                 fully_shard(part, mesh=mesh)
+            self.hand_out()
         elif self.world.size > 1:
-            self.forward = DistributedDataParallel(self.model)
+            self.forward = DistributedDataParallel(self.model.to(self.device))
+        else:
+            self.model.to(self.device)
         self.optimizers = make_optimizers(self.model, config)
         data = {split: TokenData(self.folder / "data", split) for split in ("train", "val")}
         self.batches = Batches(data["train"], config.batch_size, config.context_length, config.seed)
@@ -729,6 +735,14 @@ class _Engine:
         count = max(1, min(config.eval_batches, held_out.windows // config.batch_size))
         self.held_out = [tuple(map(torch.from_numpy, held_out.batch(i))) for i in range(count)]
         self.model.train()
+
+    def hand_out(self) -> None:
+        """The parts of the model at its start, from the main process: it alone makes the whole."""
+        torch.manual_seed(self.config.seed)
+        whole = GPT(self.model.config).state_dict() if self.world.main else {}
+        self.model.to_empty(device=self.device)
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        set_model_state_dict(self.model, whole, options=options)
 
     def step(self, number: int) -> dict[str, float]:
         """One step of training, with its speed in tokens per second."""

@@ -3,7 +3,8 @@
 A task is OPTIMIZER-PARALLEL-ACCUMULATE-STEPS: the run has ten steps and stops after STEPS of them. With "+"
 in front, a copy of what two processes wrote is resumed. The runs are FOLDER/OPTIMIZER-PARALLEL-N-STEPS.
 The task "minutes" is a run FOLDER/minutes with --minutes, for which each process measures another number;
-"compiler" is a long run FOLDER/compiler of which only the main process has a compiler.
+"compiler" is a long run FOLDER/compiler of which only the main process has a compiler; "parts" is a run
+FOLDER/parts with fsdp, and tells which process makes a whole model.
 """
 
 import os
@@ -48,7 +49,22 @@ def train_with_one_compiler(folder: Path, corpus: str) -> None:
     print(*(line for line in said if line.startswith("compile")), sep="\n", flush=True)
 
 
-OTHERS = {"minutes": train_for_minutes, "compiler": train_with_one_compiler}
+def train_in_parts(folder: Path, corpus: str) -> None:
+    """Prints on which devices each process made whole models."""
+    make, made = training.GPT.init_weights, []
+
+    def init_weights(model: training.GPT) -> None:
+        made.append(model.embedding.weight.device.type)
+        make(model)
+
+    training.GPT.init_weights = init_weights
+    training.load_run = lambda folder: (None, None)  # each makes one in the end
+    config = TrainConfig(corpus=corpus, out=str(folder / "parts"), parallel="fsdp", **SETTINGS)
+    training.train(config, progress=False, log=lambda line: None)
+    print(f"process {os.environ['RANK']}: {' '.join(made)};", flush=True)
+
+
+OTHERS = {"minutes": train_for_minutes, "compiler": train_with_one_compiler, "parts": train_in_parts}
 
 
 def main(folder: Path, corpus: str, tasks: list[str]) -> None:
