@@ -118,7 +118,8 @@ def test_scaling_law() -> None:
 def test_the_recorded_experiments_are_whole() -> None:
     lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
     kinds = Counter(line["experiment"] for line in lines)
-    assert kinds["ablation"] == 3 * 10 and kinds["scaling"] == 2 * 30
+    assert kinds["ablation"] == 6 * 10 + 4, "six seeds each, four of them twice"
+    assert kinds["scaling"] == 2 * 30 and kinds["size"] == 3 * 3
     assert kinds["objectives"] == 3 * 3 + 3 + 2, "three seeds each, longer ones, other rates"
     assert all(re.fullmatch(r"[0-9a-f]{7,}(\+changes)?", line["commit"]) for line in lines)
     for seed in range(6):
