@@ -747,6 +747,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'gptbook.training._Engine.hand_out': ('training.html#_engine.hand_out', 'gptbook/training.py'),
                                   'gptbook.training._Engine.held_out_loss': ('training.html#_engine.held_out_loss', 'gptbook/training.py'),
                                   'gptbook.training._Engine.restore': ('training.html#_engine.restore', 'gptbook/training.py'),
+                                  'gptbook.training._Engine.sharded': ('training.html#_engine.sharded', 'gptbook/training.py'),
                                   'gptbook.training._Engine.step': ('training.html#_engine.step', 'gptbook/training.py'),
                                   'gptbook.training._LossInPieces': ('training.html#_lossinpieces', 'gptbook/training.py'),
                                   'gptbook.training._LossInPieces.backward': ( 'training.html#_lossinpieces.backward',

@@ -672,11 +672,12 @@ def train_step(
 # %% ../nbs/13_training.ipynb #62a986a6
 @dataclass
 class Run:
-    """A finished training run: its folder, settings, model (best checkpoint), tokenizer and metrics."""
+    """A finished training run: its folder, settings, model (best checkpoint), tokenizer and metrics. With
+    ``parallel="fsdp"`` only the main process has the model."""
 
     folder: Path
     config: TrainConfig
-    model: GPT
+    model: GPT | None
     tokenizer: Tokenizer
     metrics: list[dict[str, Any]]
 
@@ -707,18 +708,22 @@ class _Engine:
     compiled: bool
     tokenizer: Tokenizer
 
+    @property
+    def sharded(self) -> bool:
+        """Does each process hold a part of the model only?"""
+        return self.world.size > 1 and self.config.parallel == "fsdp"
+
     def build(self) -> None:
         """A model at its start, its optimisers, and the form in which it is called."""
-        config, shape = self.config, self.config.model_config(self.tokenizer.vocab_size)
-        sharded = self.world.size > 1 and config.parallel == "fsdp"
+        config = self.config
         torch.manual_seed(config.seed)
-        with torch.device("meta" if sharded else "cpu"):  # "meta": without memory
-            self.model = GPT(shape)
+        with torch.device("meta" if self.sharded else "cpu"):  # "meta": without memory
+            self.model = GPT(config.model_config(self.tokenizer.vocab_size))
         self.forward: nn.Module = self.model
         if self.compiled:
             for block in self.model.blocks:
                 block.compile(dynamic=False)
-        if sharded:
+        if self.sharded:
             mesh = self.world.mesh(self.device)
             for part in (*self.model.blocks, self.model):
                 fully_shard(part, mesh=mesh)
@@ -934,7 +939,7 @@ def train(
                 _bring_back(folder)
             raise
         world.wait()
-        best, _ = load_run(folder)
+        best = None if engine.sharded and not world.main else load_run(folder)[0]
     return Run(folder, config, best, tokenizer, metrics)
 
 # %% ../nbs/13_training.ipynb #1827c3de

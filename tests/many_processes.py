@@ -58,7 +58,6 @@ def train_in_parts(folder: Path, corpus: str) -> None:
         make(model)
 
     training.GPT.init_weights = init_weights
-    training.load_run = lambda folder: (None, None)  # each makes one in the end
     config = TrainConfig(corpus=corpus, out=str(folder / "parts"), parallel="fsdp", **SETTINGS)
     training.train(config, progress=False, log=lambda line: None)
     print(f"process {os.environ['RANK']}: {' '.join(made)};", flush=True)
