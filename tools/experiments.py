@@ -355,7 +355,7 @@ def ablations() -> None:
     """The drill, shorter, with a part taken away from the start, or with one thing changed in the stories.
 
     (Of the whole the file has three of the seeds twice, and of the one with the same stories one: trained
-    again, they rounded differently, and ended elsewhere.)
+    again on another day, they ended elsewhere.)
     """
     drill = DRILL_LESSON._replace(steps=600)
     few = drill._replace(bounds=DRILL | {"questions": (1, 3)})
