@@ -645,6 +645,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'gptbook.sample.keep_min_p': ('sample.html#keep_min_p', 'gptbook/sample.py'),
                                 'gptbook.sample.keep_top_k': ('sample.html#keep_top_k', 'gptbook/sample.py'),
                                 'gptbook.sample.keep_top_p': ('sample.html#keep_top_p', 'gptbook/sample.py'),
+                                'gptbook.sample.most_probable': ('sample.html#most_probable', 'gptbook/sample.py'),
                                 'gptbook.sample.penalize_counts': ('sample.html#penalize_counts', 'gptbook/sample.py'),
                                 'gptbook.sample.penalize_repetition': ('sample.html#penalize_repetition', 'gptbook/sample.py'),
                                 'gptbook.sample.quantize_rows': ('sample.html#quantize_rows', 'gptbook/sample.py'),

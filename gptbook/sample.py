@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Processor', 'LARGE', 'apply_temperature', 'keep_top_k', 'keep_top_p', 'keep_min_p', 'draw_tokens', 'Row',
-           'penalize_repetition', 'penalize_counts', 'add_bias', 'Step', 'generate_stream', 'generate', 'generate_text',
-           'stream_text', 'quantize_rows', 'fits_int8', 'int8_product', 'DecodingModel', 'Constraint', 'Choices',
-           'Pattern', 'beam_search', 'residual', 'speculative']
+           'penalize_repetition', 'penalize_counts', 'add_bias', 'Step', 'generate_stream', 'most_probable', 'generate',
+           'generate_text', 'stream_text', 'quantize_rows', 'fits_int8', 'int8_product', 'DecodingModel', 'Constraint',
+           'Choices', 'Pattern', 'beam_search', 'residual', 'speculative']
 
 # %% ../nbs/14_sample.ipynb #06898315
 import math
@@ -320,6 +320,12 @@ def generate_stream(
     return _steps(model, texts, max_new_tokens, changes, generators, frozenset(stop_tokens), stop)
 
 
+def most_probable(logits: Tensor) -> Tensor:
+    """The token with the highest logit of each row: (B, V) -> (B,), the first of several."""
+    # NumPy's search is several times as fast as PyTorch's on a CPU
+    return torch.from_numpy(logits.numpy().argmax(-1)) if logits.is_cpu else logits.argmax(-1)
+
+
 @torch.inference_mode()
 def _steps(model, texts, max_new_tokens, changes, generators, stop_tokens, stop) -> Iterator[Step]:
     if max_new_tokens == 0:
@@ -330,7 +336,8 @@ def _steps(model, texts, max_new_tokens, changes, generators, stop_tokens, stop)
         for change in changes:
             logits = change(logits, texts)
         if generators is None:
-            highest, chosen = logits.max(-1)
+            chosen = most_probable(logits)
+            highest = logits.gather(-1, chosen[:, None])[:, 0]
             require(all(value > -math.inf for value in highest.tolist()), _NOTHING_LEFT)
         else:
             chosen = draw_tokens(logits, generators)
@@ -527,7 +534,9 @@ class _Matrix:
             y = int8_product(x, *self.int8)
             return y if self.bias is None else y + self.bias
         if form == "fp16":
-            return _bare("quantized", "linear_dynamic_fp16")(x.float(), self.fp16)
+            # else each call asks the packed matrix for an override, and the answer is an exception
+            with torch._C.DisableTorchFunctionSubclass():
+                return _bare("quantized", "linear_dynamic_fp16")(x.float(), self.fp16)
         return F.linear(x.to(self.fp32.dtype), self.fp32, self.bias)
 
 
@@ -547,9 +556,7 @@ def _matrix(linear: nn.Module, gain: Tensor | None, short: Sequence[str]) -> Cal
 def _unit(norm: RMSNorm) -> Callable[[Tensor], Tensor]:
     """x -> x / sqrt(|x|^2 + d eps) along the last dimension, of width d."""
     rest = norm.weight.new_tensor((norm.weight.numel() * norm.eps) ** 0.5)
-    return lambda x: (
-        x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=rest.dtype), rest)
-    )
+    return lambda x: x / torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=rest.dtype).hypot_(rest)
 
 
 def _normed(norm: nn.Module, linear: nn.Module, short: Sequence[str]) -> tuple[Callable, Callable]:
@@ -560,8 +567,8 @@ def _normed(norm: nn.Module, linear: nn.Module, short: Sequence[str]) -> tuple[C
 
 # %% ../nbs/14_sample.ipynb #40dcc3b6
 class _DecodingBlock:
-    """One position of each text through a `Block`: x (B, d) -> (B, d); its key and value go into the
-    cache."""
+    """One position of each text through a `Block`: x (B, d) -> (B, d), where x is overwritten; its key and value
+    go into the cache."""
 
     def __init__(self, block: Block, short: Sequence[str]):
         a, self.bend, self.pre = block.attention, block.ffn.bend, block.pre
@@ -583,17 +590,17 @@ class _DecodingBlock:
         heads = self.qkv(self.norm1(x)).view(x.shape[0], -1, self.d_k)  # (B, h + 2 h_kv, d_k)
         qk, v = heads[:, : -self.n_kv_head], heads[:, -self.n_kv_head :]
         if self.unit is not None:
-            qk = self.unit(qk) * self.gain
+            qk = self.unit(qk).mul_(self.gain)
         if rotary is not None:
-            qk = torch.addcmul(qk * rotary[0], qk.roll(self.d_k // 2, -1), rotary[1])
+            qk = (qk * rotary[0]).addcmul_(qk.roll(self.d_k // 2, -1), rotary[1])
         qk = qk.to(cache.k.dtype)
         k, v = cache.append(qk[:, self.n_head :, None], v[:, :, None])  # (B, h_kv, T_k, d_k)
         q = qk[:, : self.n_head].view(x.shape[0], self.n_kv_head, -1, self.d_k)  # (B, h_kv, group, d_k)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        x = x + self.out(out.reshape(x.shape))
+        x += self.out(out.reshape(x.shape))
         if not self.pre:
             x = self.after1(x)
-        x = x + self.down(self.bend(self.up(self.norm2(x))))
+        x += self.down(self.bend(self.up(self.norm2(x))))
         return x if self.pre else self.after2(x)
 
 # %% ../nbs/14_sample.ipynb #734d9a3e
