@@ -2,10 +2,12 @@
 
     python tests/kill_and_resume.py FOLDER CORPUS KILLS
 
-Prints where it was killed. Each attempt is a child, forked before any tensor exists, and dies by SIGKILL: at
-a random moment, at a random change of a folder, or inside a write, when half of the bytes are in the file. A
-child that comes seven steps far dies there; as it has saved at most five of them, the run cannot end before
-it was killed that often.
+Prints where it was killed. Each attempt is a child, forked before any tensor exists, and dies by SIGKILL:
+KILLS of them at random moments, counted from the start of the program or from the first step. In random
+order with these, as many as `WRITES` has names die at a random change of a folder, and as many inside a
+write, when half of the bytes are in the file. With KILLS of 0 it is not disturbed at all. A child that comes
+seven steps far dies there; as it has saved at most five of them, the run cannot end before it was killed that
+often.
 """
 
 import json
@@ -22,7 +24,7 @@ from gptbook.workshop import files
 
 SETTINGS = {
     "preset": "tiny", "n_layer": 1, "d_model": 32, "n_head": 2, "vocab_size": 300, "context_length": 32,
-    "batch_size": 4, "steps": 150, "eval_every": 5, "eval_batches": 1, "warmup": 5, "dropout": 0.1,
+    "batch_size": 4, "steps": 180, "eval_every": 5, "eval_batches": 1, "warmup": 5, "dropout": 0.1,
     "optimizer": "muon", "threads": 1, "precision": "fp32",
 }  # fmt: skip
 
@@ -38,6 +40,7 @@ WRITES = (
     "last.json",
 )
 STEPS = 7  # of one child, at most
+STEPPED = b"*"  # a child says so after its first step
 
 
 def die(place: str, pipe: int) -> None:
@@ -77,6 +80,8 @@ def attempt(folder: Path, corpus: str, pipe: int | None) -> None:
 
     def step(line: dict) -> None:
         nonlocal first
+        if first is None and pipe is not None:
+            os.write(pipe, STEPPED)
         first = first or line["step"]
         if pipe is not None and line["step"] - first + 1 == STEPS:
             die(f"after step {line['step']}", pipe)
@@ -87,29 +92,34 @@ def attempt(folder: Path, corpus: str, pipe: int | None) -> None:
 
 
 def run(folder: Path, corpus: str, kills: int) -> int:
-    rng, places = random.Random(0), []
-    for number in range(kills + 1):
-        disturbed, kind = number < kills, ("moment", "change", "write")[number % 3]
-        change, write, moment = rng.randrange(1, 25), WRITES[number // 3], rng.uniform(0.05, 0.6)
+    rng, places, writes = random.Random(0), [], iter(WRITES)
+    kinds = ["moment"] * kills + ["change", "write"] * (len(WRITES) if kills else 0)
+    rng.shuffle(kinds)
+    for kind in [*kinds, None]:  # the last is left to its end
+        change, moment, stepping = rng.randrange(1, 25), rng.uniform(0, 0.5), rng.random() < 0.5
+        write = next(writes) if kind == "write" else ""
         reader, pipe = os.pipe()
         child = os.fork()
         if child == 0:
             try:
-                if disturbed and kind == "change":
+                if kind == "change":
                     die_at_change(change, pipe)
-                if disturbed and kind == "write":
+                if kind == "write":
                     die_in_write(write, pipe)
-                attempt(folder, corpus, pipe if disturbed else None)
+                attempt(folder, corpus, pipe if kind else None)
             except BaseException as error:
                 print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 os._exit(1)
             os._exit(0)
         os.close(pipe)
-        if disturbed and kind == "moment":
+        if kind == "moment":
+            if stepping:
+                os.read(reader, 1)
             time.sleep(moment)
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
-        place = os.read(reader, 1000).decode() or f"after {moment:.2f} s"
+        said = os.read(reader, 1000).lstrip(STEPPED).decode()
+        place = said or f"{moment:.2f} s after the {'first step' if stepping else 'start'}"
         os.close(reader)
         if os.WIFSIGNALED(status):
             places.append((kind, place))
