@@ -768,6 +768,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'gptbook.training._move_out': ('training.html#_move_out', 'gptbook/training.py'),
                                   'gptbook.training._optimizer_tensors': ('training.html#_optimizer_tensors', 'gptbook/training.py'),
                                   'gptbook.training._other_checkpoint': ('training.html#_other_checkpoint', 'gptbook/training.py'),
+                                  'gptbook.training._our_share': ('training.html#_our_share', 'gptbook/training.py'),
                                   'gptbook.training._point_to': ('training.html#_point_to', 'gptbook/training.py'),
                                   'gptbook.training._pointer': ('training.html#_pointer', 'gptbook/training.py'),
                                   'gptbook.training._prepare': ('training.html#_prepare', 'gptbook/training.py'),

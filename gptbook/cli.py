@@ -143,8 +143,8 @@ def sample_command(
         stop: texts that end the writing.
         choices: what is written becomes one of these texts.
         pattern: what is written matches this regular expression as a whole.
-        precision: of the weights; auto reads large matrices as int8 for a single text and as fp16 for several,
-            where the machine has products for them, else fp32. int8 holds them in no other form, which takes
+        precision: of the weights; auto reads large matrices as fp16, and as int8 for a single text, where the
+            machine has fast products for them, else as fp32. int8 holds them in no other form, which takes
             a quarter of the memory.
         checkpoint: which state of the run: the one with the lowest held-out loss, the last, or the one before
             it.

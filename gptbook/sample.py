@@ -620,21 +620,25 @@ class DecodingModel:
         model: in evaluation mode.
         precision: "fp32" keeps all numbers as they are. "fp16" holds the larger matrices in 16 bits, which x86
             processors can (``ValueError`` elsewhere), and the keys and values behind them in bfloat16 where
-            the processor has that. "auto" is the same where it is possible, else fp32, but for a single text it
-            reads the matrices in 8 bits.
+            the processor has that. "int8" is the same, but for a single text it reads the matrices in 8 bits.
+            "auto" is int8 where the processor has AVX-512 (elsewhere it is no faster), else fp16 if that is
+            possible, else fp32.
     """
 
     def __init__(self, model: GPT, precision: str = "auto"):
-        one_of("precision", precision, ("auto", "fp32", "fp16"))
+        one_of("precision", precision, ("auto", "fp32", "fp16", "int8"))
         device = model.embedding.weight.device
         possible = device.type == "cpu" and torch.backends.quantized.engine in ("x86", "fbgemm")
         possible = possible and hasattr(torch.ops.quantized, "linear_prepack_fp16")
         require(
-            possible or precision != "fp16",
+            possible or precision in ("auto", "fp32"),
             "this processor has no product of float16 matrices; use fp32 or auto",
         )
-        short = {"fp32": (), "fp16": ("fp16",), "auto": ("fp16", "int8")}[precision] if possible else ()
-        short = short[:1] if os.name == "nt" else short  # PyTorch for Windows has no fast product of int8
+        if precision == "auto":
+            # PyTorch for Windows has no fast product of int8, and that for AVX2 is no faster than float16
+            eight = torch.cpu._is_avx512_supported() and os.name != "nt"
+            precision = ("int8" if eight else "fp16") if possible else "fp32"
+        short = {"fp32": (), "fp16": ("fp16",), "int8": ("fp16", "int8")}[precision]
         self.model, self.config = model, model.config
         self.embedding, self.positions = model.embedding, model.positions
         with torch.no_grad():

@@ -910,28 +910,24 @@ def train(
             if compiled:
                 # what earlier runs of this process left would change the kernels, and too much of it ends in none
                 torch.compiler.reset()
-            engine = _Engine(config, folder, world, device, dtype, compiled, tokenizer)
+            batches = world.by_main(lambda: _batches_at_start(folder, config.accumulate * world.size))
+            ours = _our_share(config, batches, world)
+            engine = _Engine(ours, folder, world, device, dtype, compiled, tokenizer)
             if config.minutes is not None and world.by_main(
                 lambda: "fixed_steps" not in read_json(folder / "run.json")
             ):
                 steps = _fit_steps(engine, 60 * config.minutes - (time.perf_counter() - started))
                 steps = world.by_main(lambda: steps)  # all must take the same
-                engine.config = config = TrainConfig(**(config.to_dict() | {"steps": steps}))
+                config = TrainConfig(**(config.to_dict() | {"steps": steps}))
                 world.by_main(lambda: _fix_steps(folder, config))
+                engine.config = _our_share(config, batches, world)
                 say(f"time: {config.minutes:g} minutes, enough for {steps:,} steps; fixed from now on")
             engine.build()
-            batches = world.by_main(lambda: _batches_at_start(folder, config.accumulate * world.size))
             state, metrics = {"step": 0, "best_loss": None, "batches": batches}, []
             if resume and (folder / "last.json").is_file():
                 state = _restore(engine, "previous" if rollback else "last")
                 metrics = [m for m in read_metrics(folder) if m["step"] <= state["step"]]
-            batches = state["batches"]  # of a step, in all processes: it stays, whatever their number is now
-            require(
-                batches % world.size == 0,
-                f"a step of this run takes {batches} batch{'es' * (batches != 1)}, which {world.size} processes "
-                "cannot share equally",
-            )
-            engine.config = config = TrainConfig(**(config.to_dict() | {"accumulate": batches // world.size}))
+            engine.config = config = _our_share(config, state["batches"], world)
             _report(engine, why, why_dtype, why_compiled, say)
             _loop(engine, state, metrics, progress, on_step)
         except BaseException:
@@ -963,6 +959,16 @@ def _batches_at_start(folder: Path, otherwise: int) -> int:
     batches = read_json(folder / "run.json").get("batches", otherwise)
     require(type(batches) is int and batches > 0, f"{folder / 'run.json'} is not of a run")
     return batches
+
+
+def _our_share(config: TrainConfig, batches: int, world: World) -> TrainConfig:
+    """The settings of each process, if a step takes so many batches in all: whatever their number is now."""
+    require(
+        batches % world.size == 0,
+        f"a step of this run takes {batches} batch{'es' * (batches != 1)}, which {world.size} processes "
+        "cannot share equally",
+    )
+    return TrainConfig(**(config.to_dict() | {"accumulate": batches // world.size}))
 
 
 def _fix_steps(folder: Path, config: TrainConfig) -> None:

@@ -182,6 +182,30 @@ def test_minutes_are_measured_once(settings: dict, monkeypatch: pytest.MonkeyPat
     assert [m["loss"] for m in told.metrics] == [m["loss"] for m in resumed.metrics]
 
 
+def test_minutes_are_measured_with_the_step_of_the_start(
+    settings: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun by two processes, stopped while steps are measured, resumed by one: a step has two batches."""
+    measured = []
+
+    def fit_steps(engine: training._Engine, seconds: float) -> int:
+        measured.append(engine.config.accumulate)
+        if len(measured) == 1:
+            raise RuntimeError("enough")
+        return 3
+
+    monkeypatch.setattr(training, "_fit_steps", fit_steps)
+    with pytest.raises(RuntimeError, match="enough"):
+        quietly(settings | {"minutes": 0.5})
+    record = Path(settings["out"]) / "run.json"
+    by_one = json.loads(record.read_text())
+    assert by_one["batches"] == by_one["train"]["accumulate"] == 1
+    record.write_text(json.dumps(by_one | {"batches": 2}))
+    resumed = quietly({"corpus": settings["corpus"], "out": settings["out"]}, resume=True)
+    assert measured == [1, 2] and resumed.config.accumulate == 2 and len(resumed.metrics) == 3
+    assert json.loads(record.read_text())["train"] == by_one["train"] | {"steps": 3}
+
+
 @pytest.mark.parametrize(
     ("shell", "progress", "shown"),
     [

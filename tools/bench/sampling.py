@@ -3,11 +3,14 @@
     python tools/bench/sampling.py [--repeats 5]
 
 First the same GPT-2 with the same weights in float32 on both sides: the texts must be equal. Then our default shape as
-`gptbook sample` uses it, for one prompt (int8) and for eight (float16), where the processor has products for them. The
-same in float32 must give the same texts as the model itself.
+`gptbook sample` uses it, for one prompt (int8, or float16 without AVX-512) and for eight (float16), where the processor
+has products for them. The same in float32 must give the same texts as the model itself. Last, int8 against float16.
 """
 
 import argparse
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from peers import SIZES, medians, our_default, save, take_turns, their_gpt2
@@ -65,39 +68,41 @@ def main() -> None:
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False, pad_token_id=0
         )
 
+    def prompt(batch: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(1)
+        return torch.randint(SIZES["vocab_size"], (batch, PROMPT), generator=generator)
+
+    def compare(batch: int, what: str, ours: Callable[[], Any], peer: Callable[[], Any], goal: float) -> None:
+        seconds = medians(take_turns({"peer": peer, "ours": ours}, repeats))
+        rate = {name: batch * NEW / value for name, value in seconds.items()}
+        ratio = rate["ours"] / rate["peer"]
+        rates[f"batch {batch}, {what}"] = rate
+        rows.append([f"sampling, batch {batch}, tokens/s", what, rate["ours"], rate["peer"], ratio, goal])
+        print(
+            f"sampling  batch {batch}, {what}: {rate['ours']:,.0f} against {rate['peer']:,.0f} tokens/s, ratio {ratio:.2f}"
+        )
+
     for batch, ours, what, goal in (
         (1, twin, "the same GPT-2, fp32 both", 1.4),
         (1, default, "our default", 2.5),
         (8, default, "our default", 3.0),
     ):
-        ids = torch.randint(SIZES["vocab_size"], (batch, PROMPT), generator=torch.Generator().manual_seed(1))
+        ids = prompt(batch)
         pair = (write(ids), twin) if ours is twin else (generate(whole, ids, NEW, temperature=0), fp32)
         assert torch.equal(pair[0], generate(pair[1], ids, NEW, temperature=0)), "the texts differ"
-        seconds = medians(
-            take_turns(
-                {
-                    "transformers": lambda ids=ids: write(ids),
-                    "gptbook": lambda ids=ids, ours=ours: generate(ours, ids, NEW, temperature=0),
-                },
-                repeats,
-            )
+        compare(
+            batch,
+            f"{what} against transformers.generate fp32",
+            partial(generate, ours, ids, NEW, temperature=0),
+            partial(write, ids),
+            goal,
         )
-        rate = {name: batch * NEW / value for name, value in seconds.items()}
-        ratio = rate["gptbook"] / rate["transformers"]
-        rates[f"batch {batch}, {what}"] = rate
-        rows.append(
-            [
-                f"sampling, batch {batch}, tokens/s",
-                f"{what} against transformers.generate fp32",
-                rate["gptbook"],
-                rate["transformers"],
-                ratio,
-                goal,
-            ]
+    if torch.backends.quantized.engine in ("x86", "fbgemm"):  # others have neither
+        int8, fp16 = (
+            partial(generate, DecodingModel(whole, precision), prompt(1), NEW, temperature=0)
+            for precision in ("int8", "fp16")
         )
-        print(
-            f"sampling  batch {batch}, {what:<26} gptbook {rate['gptbook']:6,.0f}, transformers {rate['transformers']:6,.0f} tokens/s, ratio {ratio:.2f}"
-        )
+        compare(1, "our default shape in int8 against fp16, ours both; no goal was set", int8, fp16, 0.0)
     save("sampling", {"tokens_per_second": rates, "rows": rows})
 
 
