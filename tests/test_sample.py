@@ -574,7 +574,7 @@ def test_a_single_text_is_written_in_8_bits(monkeypatch: pytest.MonkeyPatch) -> 
     assert 1e-5 < off["fp16"] < 5e-3 < off["int8"] < 3e-2
     p, q = exact.log_softmax(-1), (exact + errors["int8"]).log_softmax(-1)
     assert 0 < (p.exp() * (p - q)).sum() < 1e-3
-    for wide in (True, False):  # where bytes are multiplied as fast as they come, and elsewhere
+    for wide in (True, False):  # with AVX-512 and without
         monkeypatch.setattr("torch.cpu._is_avx512_supported", lambda wide=wide: wide)
         auto = last(DecodingModel(model)) - exact
         assert torch.equal(auto, errors["int8" if wide and os.name != "nt" else "fp16"])
