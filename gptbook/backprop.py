@@ -193,7 +193,7 @@ def parameter_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
 
 # %% ../nbs/11_backprop.ipynb #d295f144
 class NumpyGPT:
-    """A GPT with every dial of `GPTConfig` but dropout, forward and backward, in NumPy without autograd.
+    """A GPT with every dial of `GPTConfig` but dropout and ``embedding_std``, forward and backward, in NumPy without autograd.
 
     Args:
         config: the dials; ``ValueError`` if dropout is not 0.

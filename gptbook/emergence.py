@@ -58,6 +58,10 @@ def story_batches(
 ) -> Iterator[Tensor]:
     """Rows of stories, those of seeds from 10 million times ``seed`` on. A batch has stories of about the
     same length, so that little is filled up."""
+    require(
+        lesson.stories is None or lesson.stories >= lesson.batch_size,
+        f"{lesson.stories} stories do not fill a batch of {lesson.batch_size}",
+    )
     tell, first, generator = tell or tell_stories, 10_000_000 * seed, torch.Generator().manual_seed(seed)
     rows, done = None, 0
     while True:

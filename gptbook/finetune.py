@@ -42,7 +42,7 @@ from gptbook.training import (
     load_run, mean_loss, own_documents, plot_loss, read_run, replaced_folder, save_checkpoint,
 )  # fmt: skip
 from .workshop.checks import one_of, require
-from .workshop.files import atomic_write, sha256_file, write_json
+from .workshop.files import atomic_write, read_lines, sha256_file, write_json
 from .workshop.processes import hide_bar, only_one
 from .workshop.tasks import TASKS, Item, Task, ask, describe, exactly
 
@@ -282,11 +282,13 @@ def add_lora(
             require(isinstance(linear, nn.Linear), f"{name} has an update already")
             setattr(owner, last, LoRALinear(linear, min(rank, *linear.weight.shape), alpha, generator))
     tables = {id(t): t for t in (model.embedding.weight, model.head.weight)} if new_tokens else {}
+    model.row_hooks = []
     for table in tables.values():
         table.requires_grad_(True)
         keep = torch.zeros(len(table), 1, device=table.device)
         keep[-new_tokens:] = 1
-        table.register_hook(lambda gradient, keep=keep: gradient * keep)  # the old rows get no gradient
+        # the old rows get no gradient
+        model.row_hooks.append(table.register_hook(lambda gradient, keep=keep: gradient * keep))
     return [p for p in model.parameters() if p.requires_grad]
 
 
@@ -298,6 +300,8 @@ def merge_lora(model: GPT) -> GPT:
             if isinstance(module, LoRALinear):
                 owner_name, _, last = name.rpartition(".")
                 setattr(block.get_submodule(owner_name), last, module.merged())
+    for hook in model.__dict__.pop("row_hooks", ()):
+        hook.remove()
     return model.requires_grad_(True)
 
 # %% ../nbs/17_finetune.ipynb #19939709
@@ -428,22 +432,10 @@ def read_examples(path: str | os.PathLike) -> tuple[dict[int, list[Message]], li
     """All examples of a JSON-lines file by their line number, and all lines that are none. Empty lines count
     as neither.
 
-    ``FileNotFoundError`` if there is no such file, ``ValueError`` if it is a folder or not UTF-8.
+    Errors as `read_lines`.
     """
-    require(not Path(path).is_dir(), f"{Path(path)} is a folder; a file of JSON lines is needed")
-    if not Path(path).exists():
-        raise FileNotFoundError(f"no such file: {path}")
-    require(Path(path).is_file(), f"{path} is a pipe or a device; a file of JSON lines is needed")
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        *lines, last = error.object[: error.start].split(b"\n")
-        raise ValueError(
-            f"{path} is not UTF-8: line {len(lines) + 1} holds the byte {error.object[error.start]:#04x}, "
-            f"after {_some(len(last), 'byte')}"
-        ) from None
     good, bad = {}, []
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if line.strip():
             try:
                 good[number] = parse_example(line)
@@ -495,7 +487,8 @@ def _write_data(folder: Path, data: _Data, tokenizer: Tokenizer, name: str) -> N
     for split, examples in (("train", data.train), ("val", data.val or data.train)):
         ids = [i for example, _ in examples for i in example]
         write_shard(folder / "data" / f"{split}-00000.bin", np.array([*ids, tokenizer.end_of_text]))
-        sizes[split] = len(tokenizer.decode_bytes(i for i in ids if i != tokenizer.end_of_text))
+        special = set(tokenizer.special_tokens.values())  # they stand for no text
+        sizes[split] = len(tokenizer.decode_bytes(i for i in ids if i not in special))
     write_json(
         folder / "data" / "corpus.json", {"name": name, "bytes": sizes, "documents": {"train": [], "val": []}}
     )
@@ -605,6 +598,13 @@ def finetune(
             f"examples: {len(data.train):,} to learn from, {len(data.val):,} held out"
             + (f", {_some(len(data.bad), 'line')} left out" if data.bad else "")
         )
+        if not data.val:
+            log("nothing is held out: what the new run calls val are the examples that it learned from")
+        unknown = sum(ids.count(getattr(tokenizer, "unknown", None)) for ids, _ in data.train)
+        if unknown:
+            log(
+                f"note: {_some(unknown, 'token')} of the examples stand for text that the tokenizer does not know"
+            )
         log(
             f"packed into {_some(len(train), 'row')} of {context + 1} tokens; {int(train.learned.sum()):,} of "
             f"{int(train.ids.numel()):,} tokens are learned"
@@ -643,7 +643,7 @@ def finetune(
             )  # fmt: skip
         settings = {
             "corpus": config.data, "out": config.out, "steps": steps, "minutes": None, "batch_size": config.batch_size, "accumulate": 1,
-            "optimizer": "adamw", "lr": config.max_lr, "schedule": "cosine", "min_lr_ratio": 0.05, "warmup": config.warmup,
+            "preset": base.shape, "optimizer": "adamw", "lr": config.max_lr, "schedule": "cosine", "min_lr_ratio": 0.05, "warmup": config.warmup,
             "weight_decay": config.weight_decay, "clip": config.clip, "eval_every": config.eval_every, "seed": config.seed,
             "document_mask": True, "device": config.device, "precision": config.precision, "threads": config.threads,
         }  # fmt: skip
@@ -804,17 +804,14 @@ class Chat:
             if cut
             else None
         )
-        self.messages = kept
+        answer = {"role": "assistant", "content": ""}
+        self.messages = [*kept, answer]
         most, seed = min(self.max_new_tokens, context - len(ids)), self.seed
         self.seed += 1
-        return self._write(ids, most, seed)
+        return self._write(answer, ids, most, seed)
 
-    def _write(self, ids: list[int], most: int, seed: int) -> Iterator[str]:
-        decoder, answer = (
-            getincrementaldecoder("utf-8")(errors="replace"),
-            {"role": "assistant", "content": ""},
-        )
-        self.messages = [*self.messages, answer]
+    def _write(self, answer: Message, ids: list[int], most: int, seed: int) -> Iterator[str]:
+        decoder = getincrementaldecoder("utf-8")(errors="replace")
         silent = {*self.stop_tokens, *self.tokenizer.special_tokens.values()}
         for step in generate_stream(
             self.model, [ids], most, seed=seed, stop_tokens=self.stop_tokens, **self.settings

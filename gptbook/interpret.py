@@ -253,6 +253,7 @@ def neuron_promotes(model: GPT, layer: int, k: int = 5) -> Tensor:
     Through the final norm's gain (a LayerNorm's mean is taken away, too); what later blocks make of it, and
     the norm's common factor, are left out.
     """
+    require(1 <= layer <= len(model.blocks), f"layer = {layer} must be from 1 to {len(model.blocks)}")
     columns = model.blocks[layer - 1].ffn.down.weight.T  # (neurons, d_model)
     if model.config.norm == "layernorm":
         columns = columns - columns.mean(-1, keepdim=True)

@@ -72,7 +72,7 @@ class AdamW(torch.optim.Optimizer):
 
     Args:
         params: tensors, or groups of them with their own settings, as for any PyTorch optimiser.
-        lr: learning rate, about the longest step in each coordinate.
+        lr: learning rate, the length of the first step in each coordinate.
         betas: decay of the running means of the gradient and of its square.
         eps: added to the root.
         weight_decay: fraction by which a weight shrinks in a step, times lr.
@@ -93,9 +93,12 @@ class AdamW(torch.optim.Optimizer):
     ):
         require(lr >= 0, f"lr = {lr} must be at least 0")
         require(all(0 <= b < 1 for b in betas), f"betas = {betas} must be in [0, 1)")
-        self.fused = fused
         require(weight_decay >= 0, f"weight_decay = {weight_decay} must be at least 0")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self.fused = fused
+
+    def __getstate__(self) -> dict:
+        return super().__getstate__() | {"fused": self.fused}  # for copies
 
     @torch.no_grad()
     def step(self) -> None:
@@ -146,21 +149,41 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
+def _on_the_squares(X: Tensor, steps: int) -> Tensor:
+    """What ``steps`` steps, one or more, make of X (batch, m, n), with two products of X in all."""
+    a, b, c = NS_COEFFICIENTS
+    R, M = X @ X.mT, None
+    for left in reversed(range(steps)):
+        bend = torch.baddbmm(R, R, R, beta=b, alpha=c)  # P = a I + bend
+        if M is None:
+            q, M = a, bend  # Q = q I + M
+        else:
+            q, M = a * q, torch.baddbmm(a * M + q * bend, bend, M)
+        if left:
+            R = torch.baddbmm(R, bend, R, beta=a)
+            R = torch.baddbmm(R, bend, R, beta=a)
+    return torch.baddbmm(X, M, X, beta=q)
+
+
 def orthogonalize(G: Tensor, steps: int = 5, dtype: torch.dtype | None = None) -> Tensor:
     """Nearly U V^T for G = U S V^T: the same directions, with all singular values near one.
 
     Shapes: (..., m, n) -> (..., m, n); the leading dimensions are a batch. ``dtype`` is what the products are
-    computed in (None: that of G); the result has the dtype of G. Source: Jordan et al. 2024.
+    computed in (None: that of G); the result has the dtype of G. Source: Jordan et al. 2024; Zhang et al. 2026.
     """
     a, b, c = NS_COEFFICIENTS
     tall = G.shape[-2] > G.shape[-1]
     X = G.to(dtype or G.dtype).reshape(-1, *G.shape[-2:])  # (batch, m, n)
     X = X.mT if tall else X  # X X^T is the smaller square when X is wide
     X = X / X.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
-    for _ in range(steps):
-        gram = X @ X.mT
-        gram = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b X X^T + c (X X^T)^2
-        X = torch.baddbmm(X, gram, X, beta=a)
+    # fewer operations, but not for formats of 16 bits
+    if steps and 2 * X.shape[-1] > 3 * X.shape[-2] and X.dtype in (torch.float32, torch.float64):
+        X = _on_the_squares(X, steps)
+    else:
+        for _ in range(steps):
+            gram = X @ X.mT
+            gram = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b X X^T + c (X X^T)^2
+            X = torch.baddbmm(X, gram, X, beta=a)
     return (X.mT if tall else X).reshape(G.shape).to(G.dtype)
 
 # %% ../nbs/12_optim.ipynb #7a2e9e33

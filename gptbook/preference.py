@@ -72,13 +72,19 @@ def write_answers(
     answers' tokens.
 
     Answers to one prompt stand together: row i belongs to prompt i // count. An answer ends with a stop
-    token, which is part of it, or is cut.
+    token, which is part of it, or is cut. The policy is set to evaluation mode. Raises ``ValueError`` if
+    prompt and answer do not fit into the context: past it a text is not written as it is read.
     """
     require(
         len(prompts) > 0 and count >= 1,
         f"count = {count} answers to {len(prompts)} prompts: at least one of each is needed",
     )
     starts = [list(prompt) for prompt in prompts for _ in range(count)]
+    longest = max(map(len, starts)) + max_new_tokens
+    require(
+        longest <= policy.config.context_length,
+        f"prompt and answer may have {longest} tokens, the context {policy.config.context_length}",
+    )
     texts = generate(policy.eval(), starts, max_new_tokens, stop_tokens=stop_tokens, seed=seed)
     rows = lay_out(
         [
@@ -182,17 +188,18 @@ def train_dpo(
     """Train a policy in place on pairs, row i of ``better`` against row i of ``worse``; with ``reference``
     None, ln pi_ref counts as 0.
 
-    Returns a line a step: the loss, and the mean of ln(pi / pi_ref) of the ``better`` and of the ``worse``
-    answers of the batch.
+    Policy and reference are set to evaluation mode: without dropout each is one function. Returns a line a
+    step: the loss, and the mean of ln(pi / pi_ref) of the ``better`` and of the ``worse`` answers of the
+    batch.
     """
     require(beta > 0, f"beta = {beta} must be above 0")
     require(len(better) == len(worse), f"{len(better)} better and {len(worse)} worse answers do not pair up")
     refs = [
-        torch.zeros(len(rows)) if reference is None else _in_parts(reference, rows)
+        torch.zeros(len(rows)) if reference is None else _in_parts(reference.eval(), rows)
         for rows in (better, worse)
     ]
     draws, lines = torch.Generator().manual_seed(seed), []
-    optimizer = AdamW(policy.eval().parameters(), lr=lr, weight_decay=0.0)  # no dropout: pi is one function
+    optimizer = AdamW(policy.eval().parameters(), lr=lr, weight_decay=0.0)
     for _ in range(steps):
         pick = torch.randint(len(better), (batch_size,), generator=draws)
         new = [sequence_logprobs(policy, rows.rows(pick)) for rows in (better, worse)]
@@ -298,8 +305,8 @@ def train_grpo(
         baseline, scale, length_mean: as in `group_advantages` and `grpo_loss`.
         on_step: called after each step with its line.
 
-    Returns a line a step: step, mean reward, kl (k1 against the reference, in nats an answer), length in
-    tokens. Raises ``ValueError`` for bad settings.
+    Policy and reference are set to evaluation mode. Returns a line a step: step, mean reward, kl (k1 against
+    the reference, in nats an answer), length in tokens. Raises ``ValueError`` for bad settings.
     """
     one_of("kl", kl, ("reward", "k2", "k3"))
     require(len(prompts) > 0, "there are no prompts")
@@ -320,7 +327,7 @@ def train_grpo(
         learned = rows.learned[:, 1:]
         with torch.no_grad():
             old = token_logprobs(policy, rows)
-            ref = old if reference is None else token_logprobs(reference, rows)
+            ref = old if reference is None else token_logprobs(reference.eval(), rows)
         drift = (old - ref).sum(1)  # k1 of each answer
         counted = rewards - beta * drift if kl == "reward" else rewards
         advantages = group_advantages(counted.view(-1, group), baseline=baseline, scale=scale).flatten()

@@ -42,6 +42,7 @@ from gptbook.tokenizer import (
     CharTokenizer,
     Tokenizer,
     WordTokenizer,
+    full_pattern,
     letters_of,
 )
 from .workshop.checks import nearest, one_of, require
@@ -766,7 +767,9 @@ def hf_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
              for name, i in specials.items()]  # fmt: skip
     if isinstance(tokenizer, BPETokenizer | PublicTokenizer):
         ours = isinstance(tokenizer, BPETokenizer)
-        cuts = [_PLAIN.get(tokenizer.pattern, tokenizer.pattern)] if ours else tokenizer.patterns
+        cuts = (
+            [_PLAIN.get(tokenizer.pattern, full_pattern(tokenizer.pattern))] if ours else tokenizer.patterns
+        )
         merges = all_merges(tokenizer) if ours else tokenizer.merges
         names = {i: name for name, i in specials.items()}
         vocab = {names.get(i) or letters_of(tokenizer.token_bytes(i)): i for i in range(tokenizer.vocab_size)}
@@ -1254,7 +1257,7 @@ def load_gguf(path: str | os.PathLike) -> tuple[GPT, PublicTokenizer]:
             count_params(config) <= 2 * size,
             f"its metadata describes {count_params(config):,} parameters; the file is too small for them",
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -1413,12 +1416,16 @@ def quantize_int8(model: GPT) -> GPT:
         small.head if model.config.tie_embeddings else Int8Linear(model.embedding.weight)
     )
     small.blocks = nn.ModuleList(_int8_copy(block) for block in model.blocks)
+    for name in small._modules.keys() - {"head", "embedding", "blocks"}:
+        small._modules[name] = copy.deepcopy(model._modules[name])
     return small.eval()
 
 
 def _int8_copy(module: nn.Module) -> nn.Module:
     if isinstance(module, nn.Linear):
         return Int8Linear(module.weight, module.bias)
+    if not module._modules:
+        return copy.deepcopy(module)
     made = copy.copy(module)
     made._modules = {name: _int8_copy(child) for name, child in module._modules.items()}
     return made

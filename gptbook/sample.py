@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .attention import KVCache
 from .block import Block, RMSNorm
-from .embedding import LearnedPositions, RotaryPositions
+from .embedding import LearnedPositions, RotaryPositions, apply_rotary
 from .model import GPT
 from .tokenizer import Tokenizer
 from .training import choose_precision
@@ -105,7 +105,7 @@ def penalize_repetition(logits: Tensor, rows: Sequence[list[int]], penalty: floa
     """
     logits = logits.clone()
     for i, row in enumerate(rows):
-        seen = torch.tensor(sorted(set(row)), device=logits.device)
+        seen = torch.tensor(sorted(set(row)), dtype=torch.long, device=logits.device)
         old = logits[i, seen]
         logits[i, seen] = torch.where(old < 0, old * penalty, old / penalty)
     return logits
@@ -178,25 +178,32 @@ def _penalties(
 class _Reader:
     """Feeds texts through a model, as little as possible each time: the cache holds what was read before.
 
-    There is room for ``new`` more tokens. Past the context, rotary positions go on and the oldest token is
-    dropped for each new one; for other positions the last half of the text is read anew.
+    There is room for ``new`` more tokens. Past the context, rotary positions go on: for each new token the oldest
+    is dropped but for the first ``sinks`` of a text, whose keys are turned on to stay as far away as they are. For
+    other positions the last half of the text is read anew.
     """
 
-    def __init__(self, model: GPT, texts: Sequence[list[int]], new: int):
+    def __init__(self, model: GPT, texts: Sequence[list[int]], new: int, sinks: int = 4):
         self.model, self.device, self.limit = (
             model,
             model.embedding.weight.device,
             model.config.context_length,
         )
         self.slides = isinstance(model.positions, RotaryPositions)
+        self.sinks = min(sinks, self.limit // 2)
         self.windows = [self._cut(text) for text in texts]
         size = min(max(map(len, self.windows)) + new, 2 * self.limit if self.slides else self.limit)
         self.cache = model.new_cache(len(texts), size)
         self.whole = [(layer.k, layer.v) for layer in self.cache]
+        # keys and values of the first tokens of a text, once they are to be dropped: (2, n_layer, B, h, sinks, d_k)
+        self.first = torch.stack(
+            [torch.stack([kv[:, :, : self.sinks] for kv in pair]) for pair in self.whole], 1
+        )
         self._fill()
 
     def _cut(self, text: Sequence[int]) -> list[int]:
-        return list(text[-(self.limit // 2 or 1) :] if len(text) > self.limit else text)
+        keep = self.limit if self.slides else self.limit // 2 or 1
+        return list(text[-keep:] if len(text) > self.limit else text)
 
     def _fill(self) -> None:
         """Read all windows from their start, aligned at their ends."""
@@ -225,15 +232,27 @@ class _Reader:
         self._forward(tokens.to(self.device)[:, None])
 
     def _slide(self) -> None:
-        """Drop the oldest token: the cache becomes a view that begins one place later."""
-        none = torch.zeros(len(self.windows), dtype=torch.long, device=self.device)
-        # less padding, later positions: they go on growing
-        self.padding = (none if self.padding is None else self.padding) - 1
-        for layer, (k, v) in zip(self.cache, self.whole):
+        """Drop the oldest token but for the first: the cache becomes a view that begins one place later."""
+        if self.padding is None:
+            self.padding = torch.zeros(len(self.windows), dtype=torch.long, device=self.device)
+        begins = self.padding == 0  # the first token of these texts is the next one to go
+        if begins.any():
+            for place, layer in enumerate(self.cache):
+                self.first[0, place, begins] = layer.k[begins, :, : self.sinks]
+                self.first[1, place, begins] = layer.v[begins, :, : self.sinks]
+        self.padding = self.padding - 1  # less padding, later positions: they go on growing
+        exact = torch.promote_types(self.first.dtype, torch.float32)
+        turn = self.model.positions(-self.padding[:, None], exact)  # (B, 1, 1, d_k/2) each
+        keys, values = apply_rotary(self.first[0].to(exact), *turn).to(self.first), self.first[1]
+        gone = (self.padding < 0)[:, None, None, None]
+        for place, (layer, (k, v)) in enumerate(zip(self.cache, self.whole)):
             layer.k, layer.v, layer.length = layer.k[:, :, 1:], layer.v[:, :, 1:], layer.length - 1
             if layer.k.shape[2] == layer.length:  # the view has come to the end: move it to the front
                 k[:, :, : layer.length], v[:, :, : layer.length] = layer.k, layer.v
                 layer.k, layer.v = k, v
+            for kv, first in ((layer.k, keys[place]), (layer.v, values[place])):
+                head = kv[:, :, : self.sinks]
+                head.copy_(torch.where(gone, first, head))
 
     def reorder(self, rows: list[int]) -> None:
         """Let row i go on with the text of row ``rows[i]``."""
@@ -242,6 +261,7 @@ class _Reader:
         for layer in self.cache:
             layer.k[:, :, : layer.length] = layer.k[index, :, : layer.length]
             layer.v[:, :, : layer.length] = layer.v[index, :, : layer.length]
+        self.first = self.first[:, :, index]
 
 # %% ../nbs/14_sample.ipynb #66e00929
 @dataclass
@@ -277,6 +297,7 @@ def generate_stream(
     seed: int = 0,
     stop_tokens: Sequence[int] = (),
     stop: Callable[[int, list[int]], bool] | None = None,
+    sinks: int = 4,
 ) -> Iterator[Step]:
     """Continue texts, and yield a `Step` for each token. What a row gets after it has ended is to be thrown
     away.
@@ -292,12 +313,15 @@ def generate_stream(
         logit_bias: see `add_bias`.
         processors: callables (logits (B, V), rows) -> logits (B, V). They come first, in their order; then
             the bias, the penalties, the temperature and the cuts.
-        seed: row i draws from a generator seeded with ``seed + i``, whatever else is in the batch.
+        seed: row i draws from a generator seeded with ``seed + i``, whatever else is in the batch. So for equal
+            prompts the next seed gives the same texts, moved by one row: take seeds further apart.
         stop_tokens: a row ends with the first of these, which is kept.
         stop: called with the row's number and its new tokens after each; true ends the row.
+        sinks: how many of a text's first tokens stay in sight past the context, where positions are rotary.
 
-    Raises ``ValueError`` for settings out of range, and for a prompt longer than the context where positions
-    are learned.
+    Of a prompt longer than the context its last tokens are read: as many as fit where positions are rotary, half
+    as many where they are not. Raises ``ValueError`` for settings out of range, and for such a prompt where
+    positions are learned.
     """
     changes = [
         *processors,
@@ -307,6 +331,7 @@ def generate_stream(
         *_filters(temperature, top_k, top_p, min_p),
     ]
     require(max_new_tokens >= 0, f"max_new_tokens = {max_new_tokens} must be at least 0")
+    require(sinks >= 0, f"sinks = {sinks} must be at least 0")
     texts = [Row(row) for row in rows]
     require(len(texts) > 0 and all(texts), "each prompt needs at least one token")
     known = all(0 <= token < model.config.vocab_size for text in texts for token in text)
@@ -317,7 +342,7 @@ def generate_stream(
     generators = (
         None if temperature == 0 else [torch.Generator().manual_seed(seed + i) for i in range(len(texts))]
     )
-    return _steps(model, texts, max_new_tokens, changes, generators, frozenset(stop_tokens), stop)
+    return _steps(model, texts, max_new_tokens, changes, generators, frozenset(stop_tokens), stop, sinks)
 
 
 def most_probable(logits: Tensor) -> Tensor:
@@ -327,10 +352,10 @@ def most_probable(logits: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def _steps(model, texts, max_new_tokens, changes, generators, stop_tokens, stop) -> Iterator[Step]:
+def _steps(model, texts, max_new_tokens, changes, generators, stop_tokens, stop, sinks) -> Iterator[Step]:
     if max_new_tokens == 0:
         return
-    reader, ended = _Reader(model, texts, max_new_tokens), [False] * len(texts)
+    reader, ended = _Reader(model, texts, max_new_tokens, sinks), [False] * len(texts)
     for n in range(1, max_new_tokens + 1):
         logits = own = reader.logits.float()
         for change in changes:
@@ -400,7 +425,11 @@ def _text_settings(tokenizer: Tokenizer, stop: Sequence[str], settings: dict) ->
         tail = tokenizer.decode_bytes(new[-longest - 1 :])  # a token has at least one byte
         return any(end in tail for end in ends)
 
-    return ends, {**settings, "stop_tokens": [tokenizer.end_of_text], "stop": stopped if ends else None}
+    return ends, {
+        **settings,
+        "stop_tokens": [*settings.get("stop_tokens", ()), tokenizer.end_of_text],
+        "stop": stopped if ends else None,
+    }
 
 
 def _prompt(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -497,17 +526,20 @@ def int8_product(x: Tensor, q: Tensor, scale: Tensor) -> Tensor:
 class _Matrix:
     """x (B, d) -> linear(gain * x), the gain multiplied into the matrix; in bfloat16 if that is read in int8.
 
-    ``short`` names the forms that a large matrix may take: "int8" for one row of x, "fp16" for several, or for
-    any number where it stands alone. Each is made when it is first used.
+    ``forms`` names those that a large matrix may take: "int8" for one row of x, "fp16" for several, or for any
+    number where it stands alone; "columns", float32 stored by columns, for one row. Each is made when it is
+    first used.
     """
 
-    def __init__(self, linear: nn.Linear, gain: Tensor | None, short: Sequence[str]):
+    def __init__(self, linear: nn.Linear, gain: Tensor | None, forms: Sequence[str]):
         self.linear, self.gain, self.bias = linear, gain, linear.bias
         self.one = self.several = "fp32"
         if linear.weight.dtype == torch.float32 and linear.weight.numel() >= LARGE:
-            if "fp16" in short and self.weight.abs().amax() < 60_000:  # float16 ends at 65,504
+            if "columns" in forms and linear.out_features > linear.in_features:
+                self.one = "columns"
+            if "fp16" in forms and self.weight.abs().amax() < 60_000:  # float16 ends at 65,504
                 self.one = self.several = "fp16"
-            if "int8" in short and fits_int8(linear):
+            if "int8" in forms and fits_int8(linear):
                 self.one = "int8"
 
     @property
@@ -518,6 +550,11 @@ class _Matrix:
     @cached_property
     def fp32(self) -> Tensor:
         return self.weight
+
+    @cached_property
+    def columns(self) -> Tensor:
+        with torch.inference_mode(False), torch.no_grad():
+            return self.weight.T.contiguous().T
 
     @cached_property
     def fp16(self) -> torch.ScriptObject:
@@ -537,7 +574,8 @@ class _Matrix:
             # else each call asks the packed matrix for an override, and the answer is an exception
             with torch._C.DisableTorchFunctionSubclass():
                 return _bare("quantized", "linear_dynamic_fp16")(x.float(), self.fp16)
-        return F.linear(x.to(self.fp32.dtype), self.fp32, self.bias)
+        weight = self.columns if form == "columns" else self.fp32
+        return F.linear(x.to(weight.dtype), weight, self.bias)
 
 
 @lru_cache
@@ -547,9 +585,9 @@ def _bare(library: str, name: str) -> Callable[..., Tensor]:
     return getattr(operation, "_op", operation)
 
 
-def _matrix(linear: nn.Module, gain: Tensor | None, short: Sequence[str]) -> Callable[[Tensor], Tensor]:
+def _matrix(linear: nn.Module, gain: Tensor | None, forms: Sequence[str]) -> Callable[[Tensor], Tensor]:
     if type(linear) is nn.Linear:
-        return _Matrix(linear, gain, short)
+        return _Matrix(linear, gain, forms)
     return linear if gain is None else lambda x: linear(x * gain)  # for example one of int8 (chapter 19)
 
 
@@ -559,24 +597,24 @@ def _unit(norm: RMSNorm) -> Callable[[Tensor], Tensor]:
     return lambda x: x / torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=rest.dtype).hypot_(rest)
 
 
-def _normed(norm: nn.Module, linear: nn.Module, short: Sequence[str]) -> tuple[Callable, Callable]:
+def _normed(norm: nn.Module, linear: nn.Module, forms: Sequence[str]) -> tuple[Callable, Callable]:
     """A norm and the matrix behind it; the gain of an RMSNorm goes into the matrix."""
     if not isinstance(norm, RMSNorm):
-        return norm, _matrix(linear, None, short)
-    return _unit(norm), _matrix(linear, norm.weight * norm.weight.numel() ** 0.5, short)
+        return norm, _matrix(linear, None, forms)
+    return _unit(norm), _matrix(linear, norm.weight * norm.weight.numel() ** 0.5, forms)
 
 # %% ../nbs/14_sample.ipynb #40dcc3b6
 class _DecodingBlock:
     """One position of each text through a `Block`: x (B, d) -> (B, d), where x is overwritten; its key and value
     go into the cache."""
 
-    def __init__(self, block: Block, short: Sequence[str]):
+    def __init__(self, block: Block, forms: Sequence[str]):
         a, self.bend, self.pre = block.attention, block.ffn.bend, block.pre
         before = (block.norm1, block.norm2) if self.pre else (nn.Identity(), nn.Identity())
-        self.norm1, self.qkv = _normed(before[0], a.qkv, short)
-        self.norm2, self.up = _normed(before[1], block.ffn.up, short)
+        self.norm1, self.qkv = _normed(before[0], a.qkv, forms)
+        self.norm2, self.up = _normed(before[1], block.ffn.up, forms)
         self.after1, self.after2 = block.norm1, block.norm2
-        self.out, self.down = _matrix(a.out, None, short), _matrix(block.ffn.down, None, short)
+        self.out, self.down = _matrix(a.out, None, forms), _matrix(block.ffn.down, None, forms)
         self.n_head, self.n_kv_head, self.d_k = a.n_head, a.n_kv_head, a.d_k
         self.unit = None
         if isinstance(a.q_norm, RMSNorm):
@@ -628,23 +666,26 @@ class DecodingModel:
     def __init__(self, model: GPT, precision: str = "auto"):
         one_of("precision", precision, ("auto", "fp32", "fp16", "int8"))
         device = model.embedding.weight.device
-        possible = device.type == "cpu" and torch.backends.quantized.engine in ("x86", "fbgemm")
-        possible = possible and hasattr(torch.ops.quantized, "linear_prepack_fp16")
+        x86 = device.type == "cpu" and torch.backends.quantized.engine in ("x86", "fbgemm")
+        possible = x86 and hasattr(torch.ops.quantized, "linear_prepack_fp16")
+        avx512 = torch.cpu._is_avx512_supported()
         require(
             possible or precision in ("auto", "fp32"),
             "this processor has no product of float16 matrices; use fp32 or auto",
         )
         if precision == "auto":
             # PyTorch for Windows has no fast product of int8, and that for AVX2 is no faster than float16
-            eight = torch.cpu._is_avx512_supported() and os.name != "nt"
+            eight = avx512 and os.name != "nt"
             precision = ("int8" if eight else "fp16") if possible else "fp32"
-        short = {"fp32": (), "fp16": ("fp16",), "int8": ("fp16", "int8")}[precision]
+        forms = {"fp32": (), "fp16": ("fp16",), "int8": ("fp16", "int8")}[precision]
+        if x86 and not avx512:  # PyTorch reads many rows for one text faster by columns there
+            forms = ("columns", *forms)
         self.model, self.config = model, model.config
         self.embedding, self.positions = model.embedding, model.positions
         with torch.no_grad():
-            self.blocks = [_DecodingBlock(block, short) for block in model.blocks]
-            self.norm, self.head = _normed(model.norm, model.head, short)
-        shortened = any(isinstance(b.qkv, _Matrix) and b.qkv.one != "fp32" for b in self.blocks)
+            self.blocks = [_DecodingBlock(block, forms) for block in model.blocks]
+            self.norm, self.head = _normed(model.norm, model.head, forms)
+        shortened = any(isinstance(b.qkv, _Matrix) and b.qkv.several != "fp32" for b in self.blocks)
         self.cache_dtype = choose_precision(device)[0] if shortened else None
         self.turns: list[tuple[Tensor, Tensor]] = []
 

@@ -133,7 +133,9 @@ def plan(
         dollars_per_hour: price of a GPU; None: the table's.
 
     Activations are those of checkpointing: the inputs of all blocks and the work of one, for one sample; the
-    shape is a guess from N (width 128 times the number of blocks). Raises ``ValueError`` for settings out of
+    shape is a guess from N (width 128 times the number of blocks). Three blocks are whole at a time: the weights
+    of one and of the next, and the gradients of one. It fits if a tenth of the memory is left, for logits, buffers
+    and fragments. Raises ``ValueError`` for settings out of
     range.
     """
     one_of("gpu", gpu, PROCESSORS)
@@ -154,14 +156,14 @@ def plan(
     n_layer = max(1.0, (params / (12 * 128**2)) ** (1 / 3))  # N = 12 n d^2 with d = 128 n
     d_model = math.sqrt(params / (12 * n_layer))
     state = memory_per_process(
-        params, gpus, sharded=True, weights=2, gradients=2, state=12, gathered=params / n_layer
+        params, gpus, sharded=True, weights=2, gradients=2, state=12, gathered=3 * params / n_layer
     )
     activations = context * d_model * (2 * n_layer + 34)
     steps = max(1.0, tokens / batch_tokens)
     best_params, best_tokens = ScalingLaw().optimal(flops)
     return Plan(
         params, tokens, gpus, gpu, mfu, context, batch_tokens, flops, seconds / 86400, gpus * seconds / 3600, gpus * seconds / 3600 * price,
-        state, activations, state + activations, state + activations <= kind.memory,
+        state, activations, state + activations, state + activations <= 0.9 * kind.memory,
         seconds / steps, 3 * (gpus - 1) / gpus * 2 * params / kind.link, ScalingLaw().loss(params, tokens), best_params, best_tokens,
     )  # fmt: skip
 
@@ -205,7 +207,8 @@ def describe_plan(p: Plan) -> str:
         f"{_short(p.best_params)} parameters and {_short(p.best_tokens)} tokens",
         "assumptions     everything sharded over all GPUs (FSDP), bf16, AdamW at 16 bytes per parameter, "
         "activation checkpointing, one sample",
-        "                at a time, price per GPU hour as given, no failures, no experiments before the run",
+        "                at a time, a tenth of the memory left free, messages begin at once, price per GPU hour as given,",
+        "                no failures, no experiments before the run",
     ]
     if (samples := p.batch_tokens / p.context) < p.gpus:
         lines.append(

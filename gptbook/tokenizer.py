@@ -18,6 +18,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
+from importlib import import_module
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -154,6 +155,7 @@ class Tokenizer(Vocabulary):
     def with_special_tokens(self, names: Sequence[str]) -> "Tokenizer":
         """The same tokenizer with those of ``names`` that it lacks as further special tokens;
         no id changes."""
+        require(not isinstance(names, str), f"names must be a list, for example [{names!r}]")
         new = [name for name in dict.fromkeys(names) if name not in self.special_tokens]
         return type(self)._from_state({**self._state(), "special_tokens": [*self.special_tokens, *new]})
 
@@ -181,6 +183,8 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
         state.get("version") == FILE_FORMAT["version"],
         f"{path} has version {state.get('version')!r}; this gptbook reads version {FILE_FORMAT['version']}",
     )
+    if state.get("type") == "public":
+        import_module("gptbook.pretrained")  # chapter 19 adds this type
     kinds = {cls.kind: cls for cls in Tokenizer.__subclasses__()}
     try:
         return kinds[one_of("type", state.get("type"), kinds)]._from_state(state)
@@ -433,7 +437,7 @@ def count_pieces(text: str | Iterable[str], pattern: str, chunk: int = 1 << 20) 
 
 # %% ../nbs/03_tokenizer.ipynb #3e10e60d
 class PairIndex:
-    """All pieces in one row of ids: the weighted count of every pair of neighbors, and its places."""
+    """All pieces in one row of ids: the weighted count of every pair of neighbours, and its places."""
 
     def __init__(self, pieces: Mapping[bytes, int]):
         self.length = [1] * 256  # of each token, in bytes
@@ -508,7 +512,7 @@ def train_merges(pieces: Mapping[bytes, int], vocab_size: int) -> list[tuple[int
 
 # %% ../nbs/03_tokenizer.ipynb #8b40364a
 def bpe_encode(piece: bytes, ranks: Mapping[bytes, int]) -> list[int]:
-    """Byte-pair encode one piece: join the neighbors whose joined bytes have the smallest rank, until none
+    """Byte-pair encode one piece: join the neighbours whose joined bytes have the smallest rank, until none
     have one.
 
     The reference for what tiktoken does; quadratic in ``len(piece)``.

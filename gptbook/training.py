@@ -395,7 +395,8 @@ def mean_loss(
     dtype: torch.dtype = torch.float32,
     end_of_text: int | None = None,
 ) -> float:
-    """Mean cross-entropy in nats per token over batches of inputs and targets (B, T), in evaluation mode.
+    """Mean cross-entropy in nats per token over equally large batches of inputs and targets (B, T), in evaluation
+    mode.
 
     With ``end_of_text``, tokens see only their own document.
     """
@@ -608,7 +609,8 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy in nats of logits (N, V), in any precision, and targets (N,); computed with its
     gradient, in pieces.
 
-    The same as ``F.cross_entropy(logits.float(), targets)``, in less time and memory on a CPU.
+    The same as ``F.cross_entropy(logits.float(), targets)`` without its float32 copy of all logits; it knows no
+    masked targets (-100).
     """
     return _LossInPieces.apply(logits, targets)
 
@@ -885,7 +887,8 @@ def train(
     require(not (resume and overwrite), "--resume and --overwrite contradict each other; give one of them")
     require(resume or not rollback, "--rollback needs --resume")
     folder, started = Path(config.out).resolve(), time.perf_counter()
-    (device, why) = choose_device(config.device)
+    stored = read_run(folder) if resume and (folder / "run.json").is_file() else config
+    device, why = choose_device(stored.device)
     choose_precision(device, config.precision)  # what cannot work fails before anything is touched
     choose_compile(device, config.compile)
     world = World(device)
@@ -926,6 +929,10 @@ def train(
             state, metrics = {"step": 0, "best_loss": None, "batches": batches}, []
             if resume and (folder / "last.json").is_file():
                 state = _restore(engine, "previous" if rollback else "last")
+                if rollback:  # what was last is given up, and must not become the previous one
+                    world.by_main(
+                        lambda: write_json(folder / "last.json", read_json(folder / "previous.json"))
+                    )
                 metrics = [m for m in read_metrics(folder) if m["step"] <= state["step"]]
             engine.config = config = _our_share(config, state["batches"], world)
             _report(engine, why, why_dtype, why_compiled, say)

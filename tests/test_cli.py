@@ -197,6 +197,18 @@ def test_resume_and_overwrite(copied: Path, text: Path, tmp_path: Path) -> None:
     start = ["train", "--corpus", text, "--out", copied, *SMALL]
     assert "--resume" in fails(*start, saying="holds another run")
     fails(*start, "--resume", "--overwrite", saying="contradict")
+    fails(
+        "train",
+        "--corpus",
+        text,
+        "--out",
+        tmp_path / "new",
+        "--steps",
+        "3",
+        "--minutes",
+        "1",
+        saying="contradict",
+    )
     fails(*start, "--resume", "--lr", "0.5", saying="--lr")
     fails("train", "--corpus", "nothing", "--out", copied, "--overwrite", saying="nothing")
     assert snapshot(copied) == before, "something that was there has changed"
@@ -335,7 +347,8 @@ def test_damaged_runs(copied: Path, tmp_path: Path) -> None:
     )
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
-    refused("damaged")
+    refused("the previous one is whole: --checkpoint previous")
+    assert gptbook("eval", copied, "--checkpoint", "previous").returncode == 0
     weights.unlink()
     refused("model.safetensors is missing")
     (copied / "best.json").unlink()

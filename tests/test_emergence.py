@@ -22,13 +22,14 @@ from gptbook.emergence import (
     tell_stories,
     train_on_stories,
 )
-from gptbook.evaluate import StoryJudge
+from gptbook.evaluate import StoryJudge, evaluate_run, story_rows, story_scores
 from gptbook.microworld import REMINDERS, told_within
 from gptbook.tokenizer import BPETokenizer
 from gptbook.training import book_model
 
 SHORT = {"people": (1, 3), "things": (1, 2), "events": (0, 1), "questions": (2, 3)}
-RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "results" / "emergence.jsonl"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "nbs" / "results" / "emergence.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +145,18 @@ def test_the_story_model_is_the_one_that_was_measured() -> None:
     found = StoryJudge(tokenizer, "en", 200, known=frozenset()).read(model)
     assert abs(found["nats_above_entropy"] - last["nats_above_entropy"]) < 0.1
     assert abs(found["answered"] - last["answered"]) < 0.02
+
+
+def test_stories_that_do_not_fill_a_batch_are_refused(tokenizer: BPETokenizer) -> None:
+    with pytest.raises(ValueError, match="do not fill a batch"):
+        next(story_batches(tokenizer, Lesson(steps=5, batch_size=64, stories=32)))
+
+
+def test_the_story_run_is_measured_as_it_was_trained() -> None:
+    """A story in a row, from position 0 on; the stories of the run's split are windows of whole text."""
+    model, tokenizer = book_model("story")
+    rows = story_rows([microworld.sample(i, "en", "val") for i in range(100)], tokenizer)
+    nats, _ = story_scores(model, rows)
+    found = evaluate_run(ROOT / "gptbook" / "models" / "story")
+    assert found.tokens == pytest.approx((rows[:, 1:] >= 0).sum().item(), abs=1)
+    assert found.loss == pytest.approx(nats.sum().item() / found.tokens, abs=0.005)

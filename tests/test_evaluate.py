@@ -17,12 +17,16 @@ from gptbook import microworld
 from gptbook.cli import main
 from gptbook.config import GPTConfig, TrainConfig
 from gptbook.evaluate import (
+    CHOICE_RULES,
     CLASSES,
     MARK,
+    Choice,
+    Question,
     StoryJudge,
     SuffixArray,
     block_error,
     calibration,
+    choose,
     confidence_interval,
     distinct_n,
     evaluate_losses,
@@ -34,13 +38,17 @@ from gptbook.evaluate import (
     open_run,
     paired_difference,
     position_losses,
+    read_exam,
     repetition,
+    score_choices,
+    sit_exam,
     token_classes,
     token_losses,
     world_measures,
     world_ngram,
     write_report,
 )
+from gptbook.model import GPT
 from gptbook.tokenizer import BPETokenizer, CharTokenizer, train_tokenizer
 from gptbook.training import train
 
@@ -369,6 +377,15 @@ class Oracle(torch.nn.Module):
         )
 
 
+def test_judge_takes_no_answer_that_cannot_be_read() -> None:
+    """An unknown word has a length of its own, so the words behind it are not where their bytes say."""
+    stories = [microworld.sample(i, split="val") for i in range(40)]
+    for size, right in ((30, 0.0), (200, 1.0)):
+        tokenizer = train_tokenizer("word", stories, size)
+        judge = StoryJudge(tokenizer, "en", 40, known=frozenset())
+        assert judge.read(Oracle(judge, 300))["answered"] == right
+
+
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_judge_finds_the_answers(language: str) -> None:
     """Who knows every word answers all; another word for "yes" misses the yeses; short contexts are told."""
@@ -394,9 +411,133 @@ def test_judge_finds_the_answers(language: str) -> None:
     assert mistaken["answered"] == pytest.approx(1 - yeses / asked)
     missed = {kind: n - right for kind, (right, n) in mistaken["answered_by_kind"].items()}
     assert sum(missed.values()) == yeses and all(kind.startswith("is ") for kind in missed if missed[kind])
+    dropping = GPT(GPTConfig.tiny(tokenizer.vocab_size, context_length=256).replace(dropout=0.5))
+    assert judge.read(dropping) == judge.read(dropping) and dropping.training, (
+        "without dropout, and left as it was"
+    )
     short = judge.read(Oracle(judge, int((judge.rows >= 0).sum(1).median()) - 1))
     assert 0 < short["stories_measured"] < 40 and short["answered"] == 1.0
     long = StoryJudge(tokenizer, language, 5, split="long", known=frozenset())
     assert long.read(Oracle(long, 256))["nats_above_entropy"] is None, (
         "another language, whose floor is another"
     )
+
+
+# ---- given answers -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("position", ["rope", "learned"])
+def test_choices_against_whole_texts(position: str) -> None:
+    """Without a cache and without batches: the loss of question and answer less that of the question."""
+    text = "the cat sat on the mat and the hat was on the cat"
+    tokenizer = train_tokenizer("bpe", [text], 300)
+    torch.manual_seed(0)
+    config = GPTConfig.tiny(tokenizer.vocab_size, context_length=40).replace(position=position)
+    model = GPT(config).double()
+
+    def total(words: str) -> float:
+        ids = torch.tensor([tokenizer.end_of_text, *tokenizer.encode(words)])
+        with torch.no_grad():
+            logits = model(ids[None, :-1])[0]
+        return torch.nn.functional.cross_entropy(logits, ids[1:], reduction="sum").item()
+
+    question, answers = "the hat was on", [" the cat", " the mat and the hat", " it"]
+    for neutral in ("", "and"):
+        found = score_choices(model, tokenizer, question, answers, neutral=neutral)
+        for choice, answer in zip(found, answers):
+            assert choice.nats == pytest.approx(total(question + answer) - total(question), abs=1e-4)
+            alone = total(neutral + answer) - (total(neutral) if neutral else 0.0)
+            assert choice.alone == pytest.approx(alone, abs=1e-4)
+            assert (choice.tokens, choice.bytes) == (len(tokenizer.encode(answer)), len(answer))
+    assert score_choices(model, tokenizer, question, answers[:1])[0].nats == pytest.approx(found[0].nats)
+    assert model.training, "the model is left as it was"
+
+
+def test_choice_rules() -> None:
+    """Each rule takes the answer that is the least by its own measure; of equal ones the first."""
+    choices = [
+        Choice(3.0, 1.0, 1, 9),
+        Choice(4.0, 9.0, 2, 5),
+        Choice(6.0, 5.0, 4, 8),
+        Choice(6.0, 5.0, 3, 24),
+    ]
+    taken = {rule: choose(choices, rule) for rule in CHOICE_RULES}
+    assert taken == {"sum": 0, "gain": 1, "per token": 2, "per byte": 3}
+    assert choose([Choice(1.0, 1.0, 1, 1)] * 2) == 0
+    with pytest.raises(ValueError, match="rule"):
+        choose(choices, "luck")
+    with pytest.raises(ValueError, match="no number"):
+        choose([Choice(math.nan, 1.0, 1, 1), Choice(2.0, 1.0, 1, 1)])
+
+
+def test_choices_that_cannot_be_scored() -> None:
+    tokenizer = train_tokenizer("bpe", ["hello hello hello there there"], 270)
+    model = GPT(GPTConfig.tiny(tokenizer.vocab_size, context_length=16))
+    assert len(tokenizer.encode("hello")) < len(tokenizer.encode("hel")) + len(tokenizer.encode("lo"))
+    for answers, saying in (
+        (["lo"], "no token of its own"),
+        ([" a" * 20], "the context 16"),
+        ([], "no answer"),
+    ):
+        with pytest.raises(ValueError, match=saying):
+            score_choices(model, tokenizer, "hel", answers)
+    letters = train_tokenizer("char", ["abc"])
+    with pytest.raises(ValueError, match="know their characters"):
+        score_choices(GPT(GPTConfig.tiny(letters.vocab_size)), letters, "a", ["x", "y"])
+    exam = [Question("hello", [" there"], 0), Question("hel", ["lo"], 0)]
+    with pytest.raises(ValueError, match=r"question 2: .*token of its own"):
+        sit_exam(model, tokenizer, exam)
+    with pytest.raises(ValueError, match="no question"):
+        sit_exam(model, tokenizer, [])
+
+
+BAD_QUESTIONS = (
+    "[]", "7", "{", '{"question": "q", "choices": ["a"]}', '{"question": 3, "choices": ["a"], "answer": 0}',
+    '{"question": "q", "choices": "ab", "answer": 0}', '{"question": "q", "choices": ["a", 1], "answer": 0}',
+    '{"question": "q", "choices": ["a"], "answer": 1}', '{"question": "q", "choices": ["a"], "answer": -1}',
+    '{"question": "q", "choices": ["a"], "answer": true}', '{"question": "q", "choices": [], "answer": 0}',
+    '{"question": "q", "choices": ["a", "a"], "answer": 0}',
+    '{"question": "q", "choices": ["a", ""], "answer": 0}',
+    '{"question": "q", "choices": ["a"], "answer": 0, "neutral": null}', "[" * 100_000,
+)  # fmt: skip
+
+
+def test_exams_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "exam.jsonl"
+    good = '{"question": "Is it?", "choices": [" Yes", " No"], "answer": 1}'
+    path.write_text(f'{good}\n\n{good[:-1]}, "neutral": "Answer:"}}\n')
+    assert read_exam(path) == [
+        Question("Is it?", [" Yes", " No"], 1), Question("Is it?", [" Yes", " No"], 1, "Answer:")
+    ]  # fmt: skip
+    for line in BAD_QUESTIONS:
+        path.write_text(f"{good}\n{line}\n")
+        with pytest.raises(ValueError, match=r"exam.jsonl, line 2: not of the form"):
+            read_exam(path)
+    path.write_text("\n")
+    with pytest.raises(ValueError, match="holds no question"):
+        read_exam(path)
+    path.write_bytes(b"\xff")
+    with pytest.raises(ValueError, match="not UTF-8: line 1"):
+        read_exam(path)
+
+
+def test_command_sits_an_exam(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "exam.jsonl"
+    path.write_text('{"question": "a", "choices": [" b", " c"], "answer": 0}')
+    assert main(["eval", str(run), "--choices", str(path)]) == 0
+    found = json.loads(capsys.readouterr().out)["choices"]
+    parts = open_run(run)
+    assert found == sit_exam(parts.model, parts.tokenizer, read_exam(path)) and found["questions"] == 1
+    assert main(["eval", str(run), "--choices", str(tmp_path / "none")]) == 2
+    assert "no such file" in capsys.readouterr().err
+    path.write_text('{"question": "a", "choices": [" b", " c' + "c" * 99 + '"], "answer": 0}')
+    assert main(["eval", str(run), "--choices", str(path), "--report", str(tmp_path / "out.md")]) == 2
+    assert "question 1: question and answer have" in capsys.readouterr().err
+    assert not (tmp_path / "out.md").exists(), "an exam that cannot be sat fails before the rest is measured"
+
+
+def test_copies_are_compared_with_pieces_as_long(run: Path, tmp_path: Path) -> None:
+    report = write_report(run, tmp_path / "out.md")
+    sizes = sorted(len(sample.text.encode()) for sample in report.samples)
+    assert report.chance_bytes == sizes[1] and 0 < max(report.chance) <= sizes[1]
+    assert f"out pieces of {sizes[1]} bytes" in (tmp_path / "out.md").read_text()

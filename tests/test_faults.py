@@ -296,6 +296,35 @@ def test_a_hundred_damages_of_a_checkpoint_are_found(run: Path, corpus: Path) ->
     load_run(run, "last")
 
 
+def test_after_a_rollback_the_damaged_checkpoint_is_not_the_previous_one(
+    run: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig(corpus=str(corpus), out=str(run))
+    before = json.loads((run / "previous.json").read_text())
+    damage(sorted(load_checkpoint(run, "last")[0].iterdir())[-1], random.Random(0))
+
+    def stop(line: dict) -> None:
+        if line["step"] == before["step"] + 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, resume=True, rollback=True, on_step=stop, **QUIET)
+    assert json.loads((run / "previous.json").read_text()) == before
+    load_run(run, "last")
+    load_run(run, "previous")
+    train(config, resume=True, rollback=True, **QUIET)
+
+
+def test_a_resumed_run_computes_where_it_did(run: Path, corpus: Path) -> None:
+    """The device is one of the settings that a run keeps, whatever the default would be on this machine."""
+    info = json.loads((run / "run.json").read_text())
+    info["train"] |= {"device": "cpu", "steps": 13}
+    (run / "run.json").write_text(json.dumps(info))
+    said: list[str] = []
+    train(TrainConfig(corpus=str(corpus), out=str(run)), resume=True, progress=False, log=said.append)
+    assert any("device: cpu, as asked" in line for line in said), said
+
+
 @pytest.mark.parametrize("name", ["run.json", "last.json", "best.json", "tokenizer.json"])
 @pytest.mark.parametrize("content", ["[]", "{}", '{"checkpoint": 3}', "null", "{", "7"])
 def test_damaged_descriptions(

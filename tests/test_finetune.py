@@ -44,7 +44,7 @@ from gptbook.finetune import (
 from gptbook.model import GPT
 from gptbook.sample import generate_text
 from gptbook.tokenizer import BPETokenizer, CharTokenizer, WordTokenizer, load_tokenizer
-from gptbook.training import load_run, train
+from gptbook.training import load_run, read_run, train
 
 WORDS = "the cat sat on the mat and the dog ran to the cat. "
 TOKENIZER = BPETokenizer.train(WORDS * 20, 300).with_special_tokens(CHAT_TOKENS)
@@ -226,6 +226,16 @@ def test_lora_begins_as_the_model_and_merges_exactly() -> None:
     )
 
 
+def test_what_lora_held_learns_again_when_it_is_merged() -> None:
+    model = tiny()
+    add_lora(model, 2, new_tokens=4)
+    model(torch.arange(20)[None]).logsumexp(-1).sum().backward()
+    assert model.embedding.weight.grad[:-4].eq(0).all() and model.embedding.weight.grad[-4:].ne(0).any()
+    merge_lora(model).zero_grad()
+    model(torch.arange(20)[None]).logsumexp(-1).sum().backward()
+    assert model.embedding.weight.grad[:-4].ne(0).any()
+
+
 def test_lora_leaves_everything_else_alone() -> None:
     model = tiny()
     before = {name: p.clone() for name, p in model.named_parameters()}
@@ -318,6 +328,13 @@ def test_chat_keeps_the_history_and_resets() -> None:
     chat.reset()
     assert chat.messages == [] and chat.ask("the cat") == "".join(pieces)  # greedy: the same again
     assert [m["role"] for m in chat.template.seen[-1]] == ["system", "user"]
+
+
+def test_a_reply_that_nobody_reads_is_a_turn_all_the_same() -> None:
+    chat = Chat(tiny(), TOKENIZER, Parrot(), max_new_tokens=3, temperature=0)
+    chat.reply("the cat")
+    chat.ask("the dog")
+    assert [m["role"] for m in chat.messages] == ["user", "assistant"] * 2
 
 
 def test_chat_cuts_the_oldest_and_says_so() -> None:
@@ -423,7 +440,8 @@ def config(base: Path, out: str = "tuned", **changes) -> FinetuneConfig:
         "precision": "fp32",
         "threads": 1,
     }
-    return FinetuneConfig(**(usual | {"batch_size": 4, "lr": 3e-3, "epochs": 15} | changes))
+    usual |= {"batch_size": 4, "lr": 3e-3} | ({} if "steps" in changes else {"epochs": 15})
+    return FinetuneConfig(**(usual | changes))
 
 
 def quiet(settings: FinetuneConfig, **more) -> list[str]:
@@ -447,6 +465,9 @@ def test_a_fine_tuned_run_answers_and_is_a_run(base: Path, lora: bool) -> None:
     info = json.loads((base / out / "run.json").read_text())
     assert info["finetune"]["settings"]["lora"] is lora and info["finetune"]["base_loss"]["after"] > 0
     assert load_run(base / out, "last")[0].config == model.config
+    assert read_run(base / out).shape == read_run(base / "base").shape
+    sizes = json.loads((base / out / "data" / "corpus.json").read_text())["bytes"]
+    assert sum(sizes.values()) == sum(len(q + a) for q, a in ANSWERS.items()) * 20  # no marks of turns
     assert not [p.name for p in base.iterdir() if p.name.startswith(".")]  # no lock, no half-made folder
 
 
@@ -608,6 +629,32 @@ def command(*arguments: str | Path, said: str = "") -> subprocess.CompletedProce
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}
     line = [sys.executable, "-m", "gptbook", *map(str, arguments)]
     return subprocess.run(line, input=said, capture_output=True, text=True, encoding="utf-8", env=environment)
+
+
+def test_what_cannot_be_is_refused_before_the_work(base: Path) -> None:
+    for changes, saying in (
+        ({"out": base / "path"}, "out = .* must be str"),
+        ({"epochs": 2, "steps": 3}, "contradict"),
+        ({"lora": True, "weight_decay": 0.1}, "cannot be used together"),
+        ({"weight_decay": 1e6}, "below 1e6"),
+        ({"eval_every": 2 * 10**9}, "at most"),
+    ):
+        with pytest.raises(ValueError, match=saying):
+            FinetuneConfig(**({"run": "r", "data": "d", "out": "o"} | changes))
+
+
+def test_what_is_not_known_or_not_held_out_is_said(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("the cat sat on the mat. " * 60)
+    letters = TrainConfig(
+        corpus=str(tmp_path / "text.txt"), out=str(tmp_path / "letters"), steps=1, preset="tiny",
+        tokenizer="char", context_length=48, batch_size=2, threads=1, precision="fp32",
+    )  # fmt: skip
+    train(letters, progress=False, log=lambda _: None)
+    (tmp_path / "data.jsonl").write_text('{"prompt": "the cat", "completion": "zzz"}\n' * 4)
+    paths = {"run": letters.out, "data": str(tmp_path / "data.jsonl"), "out": str(tmp_path / "new")}
+    lines = quiet(config(base, **paths, steps=1, val_fraction=0.0))
+    assert any("12 tokens of the examples stand for text" in line for line in lines)
+    assert any("nothing is held out" in line for line in lines)
 
 
 def test_command_has_the_settings_of_the_config() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from gptbook.config import GPTConfig
 from gptbook.model import GPT
@@ -119,6 +120,31 @@ def test_orthogonalize_acts_on_singular_values(shape: tuple, steps: int) -> None
     out = orthogonalize(G, steps)
     assert out.shape == G.shape and out.dtype == G.dtype
     assert torch.allclose(out, by_singular_values(G, steps), atol=1e-12)
+
+
+def operations(m: int, n: int, dtype: torch.dtype, steps: int) -> int:
+    with FlopCounterMode(display=False) as counter:
+        orthogonalize(torch.randn(m, n), steps, dtype)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize(("m", "n"), [(8, 8), (8, 12), (8, 13), (32, 8)])
+def test_orthogonalize_takes_the_cheaper_way_where_it_is_exact(m: int, n: int, steps: int) -> None:
+    """bf16 always goes step by step: on the squares its rounding explodes."""
+    low, high = sorted((m, n))
+    by_steps = steps * (4 * low**2 * high + 2 * low**3)
+    on_squares = 4 * low**2 * high + (4 * steps - 3) * 2 * low**3
+    assert operations(m, n, torch.float32, steps) == min(by_steps, on_squares)
+    assert operations(m, n, torch.bfloat16, steps) == by_steps
+
+
+@pytest.mark.parametrize("smallest", [1e-2, 1e-5, 0.0])
+def test_orthogonalize_of_nearly_singular_matrices_in_float32(smallest: float) -> None:
+    torch.manual_seed(0)
+    U, _, Vt = torch.linalg.svd(torch.randn(48, 192, dtype=torch.float64), full_matrices=False)
+    G = U * torch.linspace(1, smallest, 48, dtype=torch.float64) ** 3 @ Vt
+    assert torch.allclose(orthogonalize(G.float()).double(), by_singular_values(G, 5), atol=1e-3)
 
 
 def test_orthogonalize_leaves_its_input_alone_and_zero_zero() -> None:
@@ -277,3 +303,18 @@ def test_warmup_cosine_at_its_corners() -> None:
 def test_what_cannot_be_meant_is_refused(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(parameters([(3, 4)]))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_copied_adamw_steps_as_the_first(fused: bool) -> None:
+    w = nn.Parameter(torch.ones(3))
+    w.grad = torch.ones(3)
+    first = AdamW([w], fused=fused)
+    first.step()
+    second = copy.deepcopy(first)
+    assert second.fused is fused
+    (copied,) = second.param_groups[0]["params"]
+    copied.grad = w.grad
+    first.step()
+    second.step()
+    assert torch.equal(copied, w)

@@ -310,6 +310,26 @@ def test_dpo_raises_what_is_preferred() -> None:
     assert (after > before + 1).all()
 
 
+def test_dropout_is_off_in_policy_and_reference() -> None:
+    """The first loss of DPO is ln 2, and GRPO's first divergence nothing, also for models that train."""
+    torch.manual_seed(0)
+    policy = GPT(GPTConfig.tiny(V, context_length=12, dropout=0.5))
+    rows = [lay_out([example([0], [a, STOP]) for _ in range(4)]) for a in (1, 2)]
+    (line,) = train_dpo(policy, copy.deepcopy(policy), *rows, 1, beta=1.0)
+    assert line["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    policy.train()
+    (line,) = train_grpo(
+        policy, PROMPTS, lambda prompt, answer: 1.0, 1, max_new_tokens=2, stop_tokens=[STOP],
+        reference=copy.deepcopy(policy),
+    )  # fmt: skip
+    assert abs(line["kl"]) < 1e-6
+
+
+def test_answers_stay_within_the_context(model: GPT) -> None:
+    with pytest.raises(ValueError, match="the context 12"):
+        write_answers(model, PROMPTS, 10, [STOP])
+
+
 def test_grpo_finds_the_rewarded_answer() -> None:
     policy = floats()
     reward = lambda prompt, answer: float(answer[0] == (prompt[-1] + 1) % 3)  # noqa: E731

@@ -354,13 +354,14 @@ def tokenizers(bpe: BPETokenizer) -> dict[str, Tokenizer]:
         "gpt4": bpe,
         "gpt2": BPETokenizer.train(text, vocab_size=330, pattern="gpt2"),
         "own": BPETokenizer.train(text, vocab_size=330, pattern=r"\p{L}+"),
+        "gaps": BPETokenizer.train("123 450 12 34 " * 40, 300, pattern=r"\p{N}{3}|\p{L}+|\s+"),
         "char": CharTokenizer.train(TEXTS[0]),
         "word": WordTokenizer.train(TEXTS[:2], vocab_size=30),
         "chat": bpe.with_special_tokens(CHAT_TOKENS),
     }
 
 
-@pytest.mark.parametrize("kind", ["gpt4", "gpt2", "own", "char", "word", "chat"])
+@pytest.mark.parametrize("kind", ["gpt4", "gpt2", "own", "gaps", "char", "word", "chat"])
 def test_auto_tokenizer_gives_our_tokens(
     kind: str, bpe: BPETokenizer, hf: ModuleType, tmp_path: Path
 ) -> None:
@@ -368,11 +369,11 @@ def test_auto_tokenizer_gives_our_tokens(
     build(CONFIGS["qwen3"].replace(vocab_size=ours.vocab_size)).save_pretrained(tmp_path, ours)
     theirs = hf.AutoTokenizer.from_pretrained(tmp_path)
     assert len(theirs) == ours.vocab_size and theirs.eos_token_id == ours.end_of_text
-    for text in (*TEXTS, f"a{TEXTS[1]}<|endoftext|> b"):
+    for text in (*TEXTS, f"a{TEXTS[1]}<|endoftext|> b", "12 34 450"):
         ids = ours.encode(text, allow_special=True)
         assert theirs(text)["input_ids"] == ids, text
         assert theirs.decode(ids) == ours.decode(ids)
-    if kind in ("gpt4", "gpt2", "own", "chat"):
+    if kind in ("gpt4", "gpt2", "own", "gaps", "chat"):
         again = load_hf_tokenizer(tmp_path)
         assert [again.encode(text) for text in TEXTS] == [ours.encode(text) for text in TEXTS]
         assert again.special_tokens == ours.special_tokens and again.end_of_text == ours.end_of_text
@@ -749,6 +750,11 @@ def test_an_int8_model_is_small_and_close(name: str) -> None:
             one_by_one.append(small(ids[:, t : t + 1], cache=cache))
     assert (exact - torch.cat(one_by_one, 1)).abs().mean() < 0.08 * exact.abs().mean()
     assert model_bytes(small) < 0.45 * model_bytes(model)
+    model.train()
+    quantize_int8(model).to(torch.bfloat16)  # a copy of its own
+    assert all(m.training for m in model.modules()) and all(
+        p.dtype == torch.float32 for p in model.parameters()
+    )
     assert all(torch.equal(p, before[n]) for n, p in model.state_dict().items()), (
         "the model itself is as it was"
     )

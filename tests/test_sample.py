@@ -199,6 +199,7 @@ def test_processors_come_first_in_their_order() -> None:
         ({"repetition_penalty": 0}, "repetition_penalty = 0"),
         ({"logit_bias": {5000: 1.0}}, "outside 0"),
         ({"max_new_tokens": -1}, "max_new_tokens = -1"),
+        ({"sinks": -1}, "sinks = -1"),
     ],
 )
 def test_settings_out_of_range(settings: dict, saying: str) -> None:
@@ -221,12 +222,37 @@ def test_sliding_equals_recomputing_with_one_layer_only() -> None:
     """With one layer a key does not depend on what was before it; with two it does."""
     for n_layer, same in ((1, True), (2, False)):
         model = tiny(context=8, n_layer=n_layer)
-        made = list(generate_stream(model, [[1, 2, 3]], 40, temperature=0))
+        made = list(generate_stream(model, [[1, 2, 3]], 40, temperature=0, sinks=0))
         text = [1, 2, 3, *(s.tokens[0] for s in made)]
         with torch.no_grad():
             again = [model(torch.tensor([text[max(0, n - 8) : n]]))[0, -1] for n in range(3, 43)]
         gap = max((a - s.logits[0]).abs().max().item() for a, s in zip(again, made))
         assert (gap < 1e-4) == same, gap
+
+
+@pytest.mark.parametrize("sinks", [1, 2, 4])
+def test_with_one_layer_the_first_tokens_stand_before_the_window(sinks: int) -> None:
+    """As if the text were its first tokens and then, without a gap, its last; also in a batch."""
+    prompts = [[1, 2, 3, 4, 5], [6, 5], [2, 4, 6, 1, 3, 5, 7, 2]]
+    for n_layer, same in ((1, True), (2, False)):
+        model = tiny(context=8, n_layer=n_layer)
+        made = list(generate_stream(model, prompts, 40, temperature=0, sinks=sinks))
+        gaps = []
+        for i, prompt in enumerate(prompts):
+            text = [*prompt, *(s.tokens[i] for s in made)]
+            for n, step in enumerate(made, start=len(prompt)):
+                seen = text[:n] if n <= 8 else text[:sinks] + text[n - (8 - sinks) : n]
+                with torch.no_grad():
+                    gaps.append((model(torch.tensor([seen]))[0, -1] - step.logits[i]).abs().max().item())
+        assert (max(gaps) < 1e-4) == same, max(gaps)
+
+
+def test_of_a_long_prompt_the_last_tokens_are_read() -> None:
+    model, text = tiny(context=8), [1, 2, 3, 4, 5, 6, 7, 1, 3, 2, 4]
+    assert (
+        generate(model, [text], 5, temperature=0)[0][11:]
+        == generate(model, [text[-8:]], 5, temperature=0)[0][8:]
+    )
 
 
 def test_memory_of_a_long_text_is_bounded() -> None:
@@ -593,6 +619,29 @@ def test_the_product_in_8_bits_is_for_widths_that_its_kernel_can(width: int) -> 
             assert (form(x) - exact).std() < 0.02 * exact.std()
 
 
+@pytest.mark.parametrize(("width", "rows"), [(256, 1024), (1024, 256)])
+def test_by_columns_is_the_same_product(monkeypatch: pytest.MonkeyPatch, width: int, rows: int) -> None:
+    """It is for one text, a matrix with more rows than columns, and a processor without AVX-512."""
+    torch.manual_seed(0)
+    linear, gain = torch.nn.Linear(width, rows), torch.rand(width) + 0.5
+    matrix = _Matrix(linear, gain, ("columns",))
+    for texts in (1, 3):
+        x = torch.randn(texts, width)
+        with torch.inference_mode():
+            assert torch.allclose(matrix(x), linear(gain * x), atol=1e-5)
+    assert ("columns" in vars(matrix)) == (rows > width)
+    model = GPT(GPTConfig.tiny(4096, d_model=64)).eval()
+    for engine, avx512, form in (
+        ("x86", False, "columns"),
+        ("x86", True, "fp32"),
+        ("qnnpack", False, "fp32"),
+    ):
+        monkeypatch.setattr(torch.backends.quantized, "engine", engine)
+        monkeypatch.setattr("torch.cpu._is_avx512_supported", lambda avx512=avx512: avx512)
+        prepared = DecodingModel(model, "fp32")
+        assert prepared.head.one == form and prepared.cache_dtype is None
+
+
 def test_a_cache_may_be_of_another_type() -> None:
     cache = KVCache(1, 2, 4, 8, dtype=torch.bfloat16)
     k = torch.randn(1, 2, 3, 8)
@@ -627,3 +676,11 @@ def test_a_prepared_model_drafts_and_searches() -> None:
     prepared, small, ids = DecodingModel(model), DecodingModel(draft), torch.tensor([1, 2, 3])
     assert torch.equal(speculative(prepared, small, ids, 20)[0], speculative(model, draft, ids, 20)[0])
     assert beam_search(prepared, ids, 10) == beam_search(model, ids, 10)
+
+
+def test_stop_tokens_end_a_text_too() -> None:
+    letters = CharTokenizer.train("abc")
+    torch.manual_seed(0)
+    model = GPT(GPTConfig.tiny(letters.vocab_size)).eval()
+    every = list(range(letters.vocab_size))
+    assert len(generate_text(model, letters, "ab", 20, stop_tokens=every)) <= 3

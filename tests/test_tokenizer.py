@@ -4,6 +4,8 @@ import importlib.util
 import json
 import pickle
 import random
+import subprocess
+import sys
 import sysconfig
 import time
 from collections import Counter
@@ -429,3 +431,22 @@ def test_gpt2_damaged_files(tmp_path: Path) -> None:
 def test_full_pattern() -> None:
     assert full_pattern("gpt2") == PATTERNS["gpt2"]
     assert split_text("ab12", r"\d+") == ["a", "b", "12"]
+
+
+def test_a_public_tokenizer_is_read_in_a_fresh_process(tmp_path: Path) -> None:
+    """Its class is in a later chapter, which nobody has to import first."""
+    from gptbook.pretrained import hf_tokenizer, load_hf_tokenizer
+
+    ours = BPETokenizer.train("the cat sat on the mat " * 20, vocab_size=270)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(hf_tokenizer(ours)))
+    load_hf_tokenizer(tmp_path).save(tmp_path / "public.json")
+    code = "import sys, gptbook.tokenizer as t; print(t.load_tokenizer(sys.argv[1]).encode('the cat'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "public.json"], capture_output=True, text=True
+    )
+    assert done.stdout.strip() == str(ours.encode("the cat")), done.stderr
+
+
+def test_names_of_special_tokens_are_a_list() -> None:
+    with pytest.raises(ValueError, match="must be a list"):
+        CharTokenizer.train("a").with_special_tokens("<x>")

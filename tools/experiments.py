@@ -449,7 +449,11 @@ def publish(trained: Path, out: Path, step: int) -> None:
     shape = {
         k: getattr(model.config, k) for k in ("n_layer", "n_head", "d_model", "context_length", "vocab_size")
     }
-    settings = TrainConfig(corpus="microworld-en", out="story", steps=step, batch_size=64, decay=0.9, **shape)
+    settings = TrainConfig(
+        corpus="microworld-en", out="story", steps=step, batch_size=64, decay=0.9,
+        document_mask=True,  # it read one story in a row
+        **shape,
+    )  # fmt: skip
     info = {"format": FORMAT, "version": VERSION, "train": settings.to_dict(), "versions": VERSIONS}
     write_json(out / "run.json", info | {"tokenizer": sha256_file(out / "tokenizer.json")})
     sums = {path.name: sha256_file(path) for path in sorted(checkpoint.iterdir())}

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def readme() -> str:
     cells = json.loads((ROOT / "nbs" / "index.ipynb").read_text(encoding="utf-8"))["cells"]
     text = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-    text = re.sub(r"\((\d\d_\w+\.ipynb)", r"(nbs/\1", text)  # links from the root
+    text = re.sub(r"\(((?:\d\d|[A-D])_\w+\.ipynb)", r"(nbs/\1", text)  # links from the root
     text = re.sub(r" \{#sec-[\w-]+\}$", "", text, flags=re.M)
     words = "A page of the book: a formula of the chapter on attention, and the cell that checks it"
     picture = f"![{words}](nbs/images/site.png)"

@@ -6,6 +6,7 @@
 __all__ = ['INK', 'COLORS', 'STYLE', 'figure', 'heatmap', 'Table']
 
 # %% ../../nbs/workshop/plotting.ipynb #ba65771d
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,12 +90,17 @@ def heatmap(
             )
 
 # %% ../../nbs/workshop/plotting.ipynb #7c613a69
+_NUMBER = r"[-+−]?[\d,]*\.?\d+(e[-+]?\d+)?"
+_NUMBER_TEXT = re.compile(rf"{_NUMBER}( ?[%x])?( ± {_NUMBER})?")
+
+
 @dataclass
 class Table:
     """Rows under a header, shown as a table on the page.
 
     ``columns`` are the headers; ``rows`` hold one value for each. Text stays as it is, integers get commas,
-    other numbers ``digits`` places after the point; columns of numbers are set to the right.
+    other numbers ``digits`` places after the point. Columns of numbers, written as text or not, are set to the
+    right; in them "" and "-" stand for what is not there.
     """
 
     columns: Sequence[str]
@@ -107,11 +113,10 @@ class Table:
         return f"{value:,}" if isinstance(value, int | np.integer) else f"{value:,.{self.digits}f}"
 
     def _lines(self) -> list[str]:
-        numbers = [
-            not any(isinstance(row[i], str | bool) for row in self.rows) for i in range(len(self.columns))
-        ]
-        lines = [self.columns, ["--:" if right else ":--" for right in numbers]]
-        lines += [[self._text(value) for value in row] for row in self.rows]
+        body = [[self._text(value) for value in row] for row in self.rows]
+        columns = ([row[i] for row in body if row[i] not in ("", "-")] for i in range(len(self.columns)))
+        numbers = [bool(column) and all(map(_NUMBER_TEXT.fullmatch, column)) for column in columns]
+        lines = [self.columns, ["--:" if right else ":--" for right in numbers], *body]
         return ["| " + " | ".join(line) + " |" for line in lines]
 
     def _repr_markdown_(self) -> str:
