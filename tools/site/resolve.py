@@ -521,10 +521,12 @@ class Resolver:
 
 
 def of_words(table: pandoc.Node) -> bool:
-    """Whether a table is one of words, in three columns or more, that says much in a row."""
+    """Whether a table is one of words, in three columns or more, that says much in a row; one column may hold
+    numbers, as that of the chapters does."""
     columns, head, bodies = table["c"][2:5]
     rows = [row for body in bodies for row in body[3]]
-    if len(columns) < 3 or len(head[1]) != 1 or any(align["t"] == "AlignRight" for align, _ in columns):
+    numbers = sum(align["t"] == "AlignRight" for align, _ in columns)
+    if len(columns) < 3 or len(head[1]) != 1 or numbers > 1:
         return False
     return sum(len(pandoc.plain(row[1])) for row in rows) > STACKED * len(rows)
 
