@@ -7,8 +7,8 @@ __all__ = ['NAMES', 'GPT2_NAMES', 'DIGITS', 'BLOCK', 'GGML_TYPES', 'halves_to_pa
            'export_tensors', 'import_tensors', 'hf_style', 'has_hf_form', 'hf_config', 'config_from_hf', 'save_hf',
            'load_hf', 'download_hf', 'merge_pairs', 'bytes_of', 'PublicTokenizer', 'all_merges', 'hf_tokenizer',
            'hf_tokenizer_config', 'load_hf_tokenizer', 'quantize', 'dequantize', 'GGUF', 'write_gguf', 'gguf_metadata',
-           'save_gguf', 'load_gguf', 'find_smollm2', 'load_smollm2', 'Int8Linear', 'Int8Embedding', 'quantize_int8',
-           'model_bytes']
+           'save_gguf', 'load_gguf', 'find_smollm2', 'load_smollm2', 'quantize_rows', 'Int8Linear', 'Int8Embedding',
+           'quantize_int8', 'model_bytes']
 
 # %% ../nbs/19_pretrained.ipynb #7190110e
 import contextlib
@@ -34,7 +34,6 @@ from torch import Tensor, nn
 from .config import GPTConfig
 from .finetune import CHAT_TOKENS
 from .model import GPT, count_params
-from .sample import fits_int8, int8_product, quantize_rows
 from gptbook.tokenizer import (
     BYTE_ORDER,
     WORDS,
@@ -1360,6 +1359,14 @@ def load_smollm2() -> tuple[GPT, PublicTokenizer]:
     return load_gguf(find_smollm2())
 
 # %% ../nbs/19_pretrained.ipynb #9ef48a94
+def quantize_rows(w: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row of w (n, m) as int8 (n, m) and a scale (n,):
+    the largest entry of a row becomes 127 or -127."""
+    scale = w.abs().amax(dim=1) / 127
+    q = (w / scale.clamp(min=1e-30)[:, None]).round().clamp(-127, 127).to(torch.int8)
+    return q, scale
+
+
 class Int8Linear(nn.Module):
     """A linear layer whose weights are whole numbers of 8 bits with one scale a row: y_i = s_i (q_i . x) +
     b_i.
@@ -1382,8 +1389,9 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        if rows.shape[0] <= self.few and fits_int8(self) and x.device.type == "cpu":
-            y = int8_product(rows, self.q, self.scale.bfloat16()).to(x.dtype)
+        # the kernel takes sixteen numbers of a row at a time, and reads beyond the end of other rows without a word
+        if rows.shape[0] <= self.few and self.in_features % 16 == 0 and x.device.type == "cpu":
+            y = torch._weight_int8pack_mm(rows.bfloat16(), self.q, self.scale.bfloat16()).to(x.dtype)
         else:
             y = rows @ self.q.to(x.dtype).T * self.scale.to(x.dtype)
         y = y if self.bias is None else y + self.bias
