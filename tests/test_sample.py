@@ -556,8 +556,8 @@ def wide(seed: int = 0, **dials) -> GPT:
 
 
 def distance(model: GPT, precision: str) -> float:
-    """How far the prepared model's logits are from the model's own, one text read token by token: the root mean
-    square relative to their spread."""
+    """How far the prepared model's logits are from the model's own, when one text is read token by token: the
+    root mean square relative to their spread."""
     ids, logits = torch.arange(100, 120)[None], []
     for form in (model, DecodingModel(model, precision)):
         with torch.inference_mode():
