@@ -143,14 +143,13 @@ def sample_command(
         presence_penalty: subtracted from the logit of each token that was written.
         frequency_penalty: the same, times how often it was written.
         num_samples: texts to write. A single one appears while it is written.
-        seed: of the first text; the next one has the next seed (a single text is rounded in another way, see
-            --precision).
+        seed: of the first text; the next one has the next seed.
         stop: texts that end the writing.
         choices: what is written becomes one of these texts.
         pattern: what is written matches this regular expression as a whole.
-        precision: of the weights; auto reads large matrices as fp16, and as int8 for a single text, where the
-            machine has fast products for them, else as fp32. int8 holds them in no other form, which takes
-            a quarter of the memory.
+        precision: of the weights; auto reads large matrices as int8, or else fp16, where the machine has fast
+            products for them, else as fp32. int8 holds them in no other form, which takes a quarter of the
+            memory.
         checkpoint: which state of the run: the one with the lowest held-out loss, the last, or the one before
             it.
     """

@@ -611,16 +611,17 @@ def test_a_prepared_model_in_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert DecodingModel(model).new_cache(1, 8)[0].k.dtype == torch.float32
 
 
-@pytest.mark.parametrize("precision", ["auto", "fp16", "int8"])
+@pytest.mark.skipif(not X86, reason="other processors add up eight rows otherwise than one")
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_prepared_model_writes_alone_what_it_writes_in_a_batch(precision: str) -> None:
-    model = wide(qk_norm=True)
-    prepared = DecodingModel(model, precision if X86 else "auto")
-    prompts = torch.randint(512, (5, 4)).tolist()
-    together = generate(prepared, prompts, 40, temperature=0, return_log_probs=True)
-    for i, prompt in enumerate(prompts):
-        (alone,), (log_probs,) = generate(prepared, [prompt], 40, temperature=0, return_log_probs=True)
-        assert alone == together[0][i]
-        assert log_probs == pytest.approx(together[1][i], abs=2e-2)  # the prompt's keys round to 8 bits
+    prepared = DecodingModel(wide(d_model=384, n_head=6, qk_norm=True), precision)
+    begins = [[token] for token in range(5)]
+    together = generate(prepared, begins, 40, temperature=0, return_log_probs=True)
+    for begin, text, log_probs in zip(begins, *together):
+        alone = generate(prepared, [begin], 40, temperature=0, return_log_probs=True)
+        assert alone[0][0] == text
+        # a number that one of the two rounds to the next of its 8 bits moves this by some thousandths
+        assert alone[1][0] == pytest.approx(log_probs, abs=1e-4)
 
 
 @pytest.mark.skipif(not X86, reason="this processor has no product for it")
