@@ -591,7 +591,7 @@ def test_a_prepared_model_in_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
         for name, p in model.named_parameters():
             if name.endswith("bias") or "norm" in name:
                 p.add_(0.02 * torch.randn_like(p))
-    assert 1e-5 < distance(model, "fp16") < 5e-3 < distance(model, "int8") < 3e-2
+    assert 1e-5 < distance(model, "fp16") < 5e-3 < distance(model, "int8") < 5e-2
     with torch.no_grad():
         model.embedding.weight[:, 7].mul_(50)  # one coordinate of the stream is far larger than the others
     assert distance(model, "int8") < 3e-2
