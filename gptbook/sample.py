@@ -545,10 +545,8 @@ class _Matrix:
     def folded(self) -> tuple[Tensor, Tensor | None]:
         """The weight and the bias with all that is multiplied into them."""
         weight, bias = self.linear.weight, self.linear.bias
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-        ):  # they serve later calls, in whatever mode they are
+        # they serve later calls, in whatever mode they are
+        with torch.inference_mode(False), torch.no_grad():
             if self.gain is not None:
                 weight = weight * self.gain
             if self.before is not None:
@@ -701,7 +699,9 @@ class DecodingModel:
         device = model.embedding.weight.device
         x86 = device.type == "cpu" and torch.backends.quantized.engine in ("x86", "fbgemm")
         sixteen = x86 and hasattr(torch.ops.quantized, "linear_prepack_fp16")
-        eight = sixteen and hasattr(torch.ops.quantized, INT8_PRODUCT)
+        eight = (
+            sixteen and hasattr(torch.ops.quantized, INT8_PRODUCT) and hasattr(torch, "quantize_per_channel")
+        )
         require(
             {"fp16": sixteen, "int8": eight}.get(precision, True),
             f"this processor has no product of {precision} matrices; use fp32 or auto",
@@ -726,7 +726,8 @@ class DecodingModel:
 
     def _turn(self) -> Tensor | None:
         """What the residual stream is multiplied by, where an RMSNorm stands in front of all that reads it, the
-        matrices are of float32, and a large one is among them."""
+        matrices are of float32, and a large one is among them. (And all weights are numbers: bytes would hide
+        that one is not.)"""
         config, linears = self.config, [self.model.head]
         for block in self.model.blocks:
             linears += [block.attention.qkv, block.attention.out, block.ffn.up, block.ffn.down]
@@ -734,7 +735,9 @@ class DecodingModel:
         if not plain or config.norm != "rmsnorm" or config.norm_position != "pre":
             return None
         large = max(linear.weight.numel() for linear in linears) >= LARGE
-        return random_rotation(config.d_model) if large else None
+        if not large or not all(p.isfinite().all() for p in self.model.parameters()):
+            return None
+        return random_rotation(config.d_model)
 
     def new_cache(self, batch: int, max_length: int) -> list[KVCache]:
         """As `GPT.new_cache`, with the keys and values in bfloat16 where ``precision`` says so."""

@@ -603,6 +603,11 @@ def test_a_prepared_model_in_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
         assert DecodingModel(other, "int8").turn is None
         assert distance(other, "int8") == distance(other, "fp16") < 5e-3
     assert DecodingModel(quantize_int8(model), "int8").turn is None
+    broken = wide()
+    with torch.no_grad():
+        broken.blocks[0].ffn.up.weight[3, 3] = float("nan")
+    prepared = DecodingModel(broken, "int8")  # bytes would make a number of it
+    assert prepared(torch.tensor([[7]]), cache=prepared.new_cache(1, 4)).isnan().any()
     for able in (True, False):  # a processor that multiplies bytes, and another
         monkeypatch.setattr("torch.cpu._is_vnni_supported", lambda able=able: able)
         assert (DecodingModel(model).turn is not None) == able
