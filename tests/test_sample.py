@@ -620,7 +620,7 @@ def test_a_prepared_model_in_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_prepared_model_writes_alone_what_it_writes_in_a_batch(precision: str) -> None:
     prepared = DecodingModel(wide(d_model=384, n_head=6, qk_norm=True), precision)
-    begins = [[token] for token in range(5)]
+    begins = [[token] for token in range(16)]
     together = generate(prepared, begins, 40, temperature=0, return_log_probs=True)
     for begin, text, log_probs in zip(begins, *together):
         alone = generate(prepared, [begin], 40, temperature=0, return_log_probs=True)
