@@ -561,8 +561,9 @@ class _Matrix:
 
     @cached_property
     def columns(self) -> tuple[Tensor, Tensor | None]:
-        weight, bias = self.folded
-        return weight.T.contiguous().T, bias
+        with torch.inference_mode(False), torch.no_grad():
+            weight, bias = self.folded
+            return weight.T.contiguous().T, bias
 
     @cached_property
     def fp16(self) -> torch.ScriptObject:

@@ -661,6 +661,8 @@ def test_by_columns_is_the_same_product(monkeypatch: pytest.MonkeyPatch, width: 
         x = torch.randn(texts, width)
         with torch.inference_mode():
             assert torch.allclose(matrix(x), linear(gain * x), atol=1e-5)
+        matrix(x.requires_grad_()).sum().backward()  # made in inference mode, it serves in others, too
+        assert torch.allclose(x.grad, (linear.weight * gain).sum(0).expand_as(x), atol=1e-4)
     assert ("columns" in vars(matrix)) == (rows > width)
     model = GPT(GPTConfig.tiny(4096, d_model=64)).eval()
     for engine, avx512, form in (
